@@ -1,0 +1,5 @@
+"""``python -m avcl``: the shell."""
+
+from avcl.cli import main
+
+main()

@@ -1,0 +1,245 @@
+"""Learn and measure: ``train``, ``evaluate``, ``load``. Values in, values out; what Python users call and ``ops`` wraps.
+
+The other verbs are neighbors: ``archive`` (index, search, embed) and ``catalog`` (list, describe).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from avcl import discover
+from avcl.data import Loader, load_data
+from avcl.data.dataset import Data, Splits
+from avcl.environment import versions
+from avcl.errors import CapabilityError, ConfigError, DataError, ExistsError
+from avcl.loop import fit
+from avcl.model import Media, Model
+from avcl.report import write_html
+from avcl.seeds import seeded
+from avcl.system import Embeds, System
+from avcl.tasks.retrieval import Predictions, Retrieval
+from avcl.types import Report, jsonable
+
+__all__ = ["Model", "evaluate", "load", "load_data", "predict", "train"]
+
+OnError = Literal["skip", "raise"]
+# The files by which a run folder is known; ``force`` deletes nothing else.
+RUN_FILES = ("config.json", "weights.safetensors", "metrics.jsonl", "checkpoints")
+
+
+# --------------------------------------------------------------------------------------------------------------- train
+def train(
+    system: str | type[System],
+    data: Data | Splits | Media,
+    *,
+    val: Data | None = None,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    out: Media | None = None,
+    on_error: OnError = "skip",
+    workers: int | None = None,
+    max_steps: int | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> Model:
+    """Learn f and g from ``data`` (early stopping on ``val``) and return the model; with ``out`` also write a run folder.
+
+    ``data``: a Data, the Splits of ``load_data`` (then its train and val parts are used and the split is stored with the
+    run), or a path. A run that was killed goes on from its last checkpoint when called again with the same arguments; another
+    run in ``out`` is an ExistsError unless ``force``.
+    """
+    cls = discover.system_class(system) if isinstance(system, str) else system
+    config = cls.Config.from_json(settings or {})
+    splits = load_data(data, seed=seed) if isinstance(data, str | Path) else data if isinstance(data, Splits) else None
+    part = splits.train if splits is not None else data
+    assert isinstance(part, Data)
+    val = splits.val if splits is not None and val is None else val
+    workers = _workers(workers)
+    folder = None if out is None else _run_folder(Path(out), force=force)
+    started = time.monotonic()
+
+    inputs = cls.inputs(config)
+    part = part.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress)
+    if len(part) < 2:
+        raise DataError(f"there are {len(part)} clips to train on; at least 2 are needed.")
+    if val is not None:
+        val = val.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress) if len(val) else None
+    with seeded(seed, "init"):
+        network = cls(config, part.spec)
+    fitted = fit(
+        network,
+        part,
+        val=val,
+        inputs=inputs,
+        seed=seed,
+        out=folder,
+        workers=workers,
+        validate=None if val is None or len(val) < 2 else _validation(val, config.batch_size, workers),
+        max_steps=max_steps,
+        progress=progress,
+    )
+    meta = {
+        "training": {
+            "data": part.fingerprint,
+            "clips": len(part),
+            "skipped": dict(part.skipped),
+            "seed": seed,
+            "steps": fitted.steps,
+            "epochs": fitted.epochs,
+            "best": fitted.best,
+            "stopped_early": fitted.stopped_early,
+            "seconds": round(time.monotonic() - started, 1),
+        },
+        "split": None if splits is None else _split_record(splits),
+    }
+    model = Model(fitted.system, inputs, jsonable(meta))
+    if folder is not None:
+        model.save(folder)
+    return model
+
+
+def _split_record(splits: Splits) -> dict[str, Any]:
+    """Which rows were whose, so that ``evaluate`` on the same data scores the same test rows."""
+    parts = {name: list(splits.part(name).ids) for name in ("train", "val", "test")} if splits.all.kind != "world" else {}
+    return {"data": splits.all.fingerprint, "official": splits.official, **parts}
+
+
+def _workers(workers: int | None) -> int:
+    return max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
+
+
+def _run_folder(folder: Path, *, force: bool) -> Path:
+    """``folder``, free for a run: empty, an unfinished run to go on with, or emptied because ``force`` says so."""
+    if folder.exists() and not folder.is_dir():
+        raise ExistsError("is a file, not a folder for a run.", file=folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        return folder
+    if not any((folder / name).exists() for name in RUN_FILES):
+        raise ExistsError("holds something that is not a run.", file=folder, hint="Choose another --out.")
+    if force:
+        shutil.rmtree(folder)
+    elif (folder / "config.json").exists():
+        raise ExistsError("holds a finished run.", file=folder, hint="Choose another --out, or replace it with --force.")
+    return folder
+
+
+def _validation(val: Data, batch_size: int, workers: int) -> Callable[[System], float]:
+    """system -> mean reciprocal rank of the own pair in ``val``, higher is better."""
+    task = Retrieval(bootstrap=0)
+
+    def score(system: System) -> float:
+        if not isinstance(system, Embeds):
+            raise CapabilityError(f"{type(system).__name__} does not embed; retrieval cannot validate it.")
+        predictions = predict(system, val, task, batch_size=batch_size, workers=0)
+        return float(task.score(predictions).scores["mean"]["MRR"])
+
+    return score
+
+
+# ------------------------------------------------------------------------------------------------------------ evaluate
+def evaluate(
+    model: Model | Media,
+    data: Data | Splits | Media,
+    *,
+    task: str = "retrieval",
+    relevance: Literal["pair", "class", "group"] = "pair",
+    split: str | None = None,
+    layout: str = "auto",
+    allow_leak: bool = False,
+    controls: bool = False,
+    seed: int = 0,
+    report: Media | None = None,
+    on_error: OnError = "skip",
+    workers: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """Score a model: retrieval in both directions and their mean, with 95 % intervals, beside chance.
+
+    Which rows: a Data is scored whole. Of a path or Splits, ``split`` if given; else ``test`` where the data has an official
+    split; else the test rows stored with the run if this is the data it was trained on; else everything.
+    ``controls`` also scores an untrained copy and wrong partners. ``report``: write a self-contained HTML page there.
+    """
+    if task not in discover.task_names():
+        raise ConfigError(f'"{task}" is not a task.', hint=f"Known: {', '.join(discover.task_names())}.")
+    model = Model.load(model) if isinstance(model, str | Path) else model
+    started = time.monotonic()
+    part, split_name = _rows(model, data, split, layout, allow_leak)
+    workers = _workers(workers)
+    part = part.configure(model.inputs).prepare(workers=workers, on_error=on_error, progress=progress)
+    protocol = Retrieval(relevance=relevance, seed=seed)
+    predictions = predict(model.system, part, protocol, batch_size=64, workers=workers)
+    scored = protocol.score(predictions)
+    result = Report(
+        system=model.name,
+        task=protocol.fingerprint,
+        data=part.fingerprint,
+        scores=scored.scores,
+        chance=scored.chance,
+        interval=scored.interval,
+        per_class=scored.per_class,
+        n_scored=scored.n_scored,
+        n_official=part.n_official,
+        protocol={"task": task, **jsonable(protocol)},
+        split=split_name,
+        seed=int(model.meta.get("training", {}).get("seed", 0)),
+        config=jsonable(model.system.config),
+        model=model.fingerprint,
+        skipped=dict(part.skipped),
+        versions=versions(),
+    )
+    if controls:
+        result = dataclasses.replace(
+            result,
+            untrained=_untrained(model, part, protocol, workers),
+            wrong_partner=protocol.score(predictions.with_wrong_partners()).scores,
+        )
+    result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 2))
+    if report is not None:
+        write_html(result, Path(report), predictions=predictions, data=part, history=model.meta.get("history"))
+    return result
+
+
+def predict(system: System, data: Data, task: Retrieval, *, batch_size: int, workers: int) -> Predictions:
+    """Embeddings of every row of ``data``, in order."""
+    loader = Loader(data, batch_size=batch_size, workers=workers if data.kind != "features" else 0)
+    return task.predict(system, loader.batches(0), labels=data.labels)
+
+
+def _untrained(model: Model, data: Data, task: Retrieval, workers: int) -> Mapping[str, Mapping[str, float]]:
+    """Scores of the same network under another seed that has seen nothing."""
+    with seeded(int(model.meta.get("training", {}).get("seed", 0)), "untrained"):
+        copy = type(model.system)(model.system.config, model.spec).eval()
+    return task.score(predict(copy, data, task, batch_size=64, workers=workers)).scores
+
+
+def _rows(
+    model: Model, data: Data | Splits | Media, split: str | None, layout: str, allow_leak: bool
+) -> tuple[Data, str]:
+    if isinstance(data, Data):
+        return data, data.split
+    splits = load_data(data, layout=layout, allow_leak=allow_leak) if isinstance(data, str | Path) else data
+    record = model.meta.get("split") or {}
+    ours = not splits.official and record.get("data") == splits.all.fingerprint and "test" in record
+    if split is None:
+        split = "test" if splits.official or ours else "all"
+    if split == "all":
+        part = splits.all
+    elif ours:
+        place = {id: i for i, id in enumerate(splits.all.ids)}
+        part = splits.all.subset([place[id] for id in record[split]], split=split)
+    else:
+        part = splits.part(split)
+    if len(part) == 0:
+        raise DataError(f'the split "{split}" is empty.', hint="Choose another with --split, or --split all.")
+    return part, split
+
+
+def load(folder: Media) -> Model:
+    """The model in a run folder or a folder that ``Model.save`` wrote; loading never executes code."""
+    return Model.load(folder)

@@ -1,0 +1,86 @@
+"""What there is: ``entries`` lists systems, data and tasks; ``describe`` tells about one, or about a saved model or index."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from avcl import discover, index, store
+from avcl.data.world import PRESETS
+from avcl.errors import ConfigError, did_you_mean
+from avcl.types import jsonable
+
+FOLDERS = {
+    "flat": "a plain folder of videos",
+    "classes": "a folder of class folders, optionally below split folders",
+    "paired": "folders audio/ and video/ (or images/) joined by file stem",
+    "manifest": "CSV, JSONL or Parquet: id, video, audio, image, text, start, end, label, split, group",
+    "features": ".npz, .npy + ids, .h5 or .mat with two or more of audio, video, text",
+}
+
+
+def entries(what: Literal["systems", "data", "tasks"]) -> Iterator[dict[str, Any]]:
+    """Yields {"name", "about", ...}, sorted by name."""
+    if what == "systems":
+        for name in discover.system_names():
+            cls = discover.system_class(name)
+            yield {"name": name, "about": cls.card.title, "year": cls.card.year, "venue": cls.card.venue}
+    elif what == "tasks":
+        for name in discover.task_names():
+            yield {"name": name, "about": _first_line(importlib.import_module(f"avcl.tasks.{name}"))}
+    else:
+        for name, about in FOLDERS.items():
+            yield {"name": name, "about": about}
+        for name, preset in PRESETS.items():
+            yield {"name": f"world:{name}", "about": preset.about}
+
+
+def describe(thing: str) -> dict[str, Any]:
+    """Facts about a system (card and settings), task (protocol), data set, saved model or index."""
+    folder = Path(thing)
+    if (folder / "config.json").exists():
+        saved = store.load(folder)
+        return {
+            "kind": "model",
+            "system": store.system_name(saved.system),
+            "fingerprint": saved.fingerprint,
+            "inputs": jsonable(saved.inputs),
+            "config": jsonable(saved.system.config),
+            "streams": jsonable(saved.system.spec.streams),
+            "labels": list(saved.system.spec.labels),
+            "training": saved.meta.get("training"),
+        }
+    if (folder / "meta.json").exists():
+        return {"kind": "index", **index.info(folder)}
+    if thing in discover.system_names():
+        cls = discover.system_class(thing)
+        settings = {f.name: getattr(cls.Config(), f.name) for f in dataclasses.fields(cls.Config)}
+        return {
+            "kind": "system",
+            "name": thing,
+            "about": inspect.getdoc(inspect.getmodule(cls)) or "",
+            "card": jsonable(cls.card),
+            "settings": jsonable(settings),
+        }
+    if thing in discover.task_names():
+        return {"kind": "task", "name": thing, "about": inspect.getdoc(importlib.import_module(f"avcl.tasks.{thing}"))}
+    if thing in FOLDERS:
+        return {"kind": "data", "name": thing, "about": FOLDERS[thing]}
+    preset = thing.removeprefix("world:")
+    if preset in PRESETS:
+        return {"kind": "data", "name": f"world:{preset}", **jsonable(PRESETS[preset])}
+    known = {entry["name"] for what in ("systems", "data", "tasks") for entry in _names(what)}
+    raise ConfigError(f'"{thing}" is not a system, data set, task, model folder or index.', hint=did_you_mean(thing, known))
+
+
+def _names(what: str) -> Iterator[dict[str, Any]]:
+    names = {"systems": discover.system_names(), "tasks": discover.task_names()}
+    yield from ({"name": n} for n in names.get(what, (*FOLDERS, *(f"world:{p}" for p in PRESETS))))
+
+
+def _first_line(module: Any) -> str:
+    return (inspect.getdoc(module) or "").partition("\n")[0]

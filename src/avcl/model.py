@@ -1,0 +1,183 @@
+"""Model: a trained system with everything needed to use it again: how media are decoded, where it was trained, its identity.
+
+Also what an index asks of an embedder: ``fingerprint``, ``dim``, ``modalities``, ``inputs``, ``embed_clips``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avcl import store
+from avcl.data import collate
+from avcl.errors import CapabilityError, ConfigError, FeatureError
+from avcl.index.segments import segments
+from avcl.media import probe, read_clip
+from avcl.system import Embeds, System
+from avcl.types import Batch, Clip, DataSpec, Inputs, Stream
+
+Media = str | Path
+Array = np.ndarray | Tensor
+
+
+class Model:
+    """A system that can be used: ``embed`` files or arrays, ``save``; ``fingerprint`` names weights + preprocessing."""
+
+    def __init__(self, system: System, inputs: Inputs, meta: Mapping[str, Any], *, fingerprint: str = ""):
+        self.system = system.eval()
+        self.inputs, self.meta = inputs, dict(meta)
+        self.fingerprint = fingerprint or store.fingerprint(system, inputs)
+        self._dim = 0
+
+    @classmethod
+    def load(cls, folder: Media) -> Model:
+        """The model that ``save`` (or a training run) wrote; loading never executes code."""
+        saved = store.load(folder)
+        return cls(saved.system, saved.inputs, saved.meta, fingerprint=saved.fingerprint)
+
+    def save(self, folder: Media) -> Path:
+        """Write config.json, weights.safetensors and a model card."""
+        store.save(self.system, Path(folder), inputs=self.inputs, meta=self.meta)
+        return Path(folder)
+
+    @property
+    def name(self) -> str:
+        return type(self.system).__module__.rpartition(".")[2]
+
+    @property
+    def spec(self) -> DataSpec:
+        return self.system.spec
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.spec.streams)
+
+    @property
+    def window(self) -> float:
+        return self.inputs.window
+
+    @property
+    def similarity_name(self) -> str:
+        return self._embeds().similarity_name
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the embedding, found by embedding one blank clip."""
+        if not self._dim:
+            modality = self.modalities[0]
+            stream = self.spec.streams[modality]
+            dtype = torch.int64 if stream.kind == "tokens" else torch.float32
+            data = torch.zeros(1, 1, *stream.shape, dtype=dtype)
+            clip = Clip("blank", {modality: Stream(data, torch.ones(1, 1, dtype=torch.bool), stream.rate)})
+            self._dim = self.embed_clips([clip], modality).shape[1]
+        return self._dim
+
+    def _embeds(self) -> Embeds:
+        if not isinstance(self.system, Embeds):
+            raise CapabilityError(f"{self.name} does not embed; it cannot be used for retrieval or an index.")
+        return self.system
+
+    @torch.inference_mode()
+    def embed_clips(self, clips: Sequence[Clip], modality: str) -> np.ndarray:
+        """[n, D] float32: the embedding of one stream of each clip."""
+        system = self._embeds()
+        if modality not in self.modalities:
+            raise CapabilityError(f"this model embeds {' and '.join(self.modalities)}, not {modality}.")
+        batch = collate(list(clips))
+        batch = batch.without(*(name for name in batch.streams if name != modality)).to(self.device)
+        self.system.eval()
+        return system.embed(batch, modality).float().cpu().numpy()
+
+    @property
+    def device(self) -> torch.device:
+        first = next((t for t in (*self.system.parameters(), *self.system.buffers())), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def embed(
+        self,
+        *,
+        audio: Media | Array | None = None,
+        video: Media | Array | None = None,
+        image: Media | Array | None = None,
+        text: Array | None = None,
+    ) -> np.ndarray:
+        """The embedding of a file [D] (the mean over its windows), or of rows of features [N, D].
+
+        One argument: a path, or an array [N, D] or [N, T, D] for a model of features. An image counts as video.
+        """
+        given = {"audio": audio, "video": video if image is None else image, "text": text}
+        chosen = {k: v for k, v in given.items() if v is not None}
+        if len(chosen) != 1 or (image is not None and video is not None):
+            raise ConfigError("embed takes exactly one of audio, video, image, text.")
+        [(modality, value)] = chosen.items()
+        if isinstance(value, str | Path):
+            vectors = self.embed_windows(value, modality)[1]
+            mean = vectors.mean(0)
+            norm = float(np.linalg.norm(mean))
+            return mean / norm if self.similarity_name == "cosine" and norm > 0 else mean
+        return self._embed_array(value, modality)
+
+    def _embed_array(self, value: Array, modality: str) -> np.ndarray:
+        data = torch.as_tensor(value, dtype=torch.float32)
+        if data.ndim == 1:
+            data = data[None]
+        if data.ndim == 2:
+            data = data[:, None]
+        known = self.spec.streams.get(modality)
+        if known is None or tuple(data.shape[2:]) != known.shape:
+            shape = "no such stream" if known is None else f"[N, {', '.join(map(str, known.shape))}]"
+            raise FeatureError(f"{modality} array of shape {tuple(value.shape)} does not fit this model ({shape}).")
+        if not bool(torch.isfinite(data).all()):
+            raise FeatureError(f"the {modality} array has non-finite values.")
+        mask = torch.ones(data.shape[:2], dtype=torch.bool)
+        stream = {modality: Stream(data, mask, known.rate)}
+        rows = torch.arange(len(data))
+        ids = tuple(map(str, rows.tolist()))
+        batch = Batch(ids, stream, rows, torch.zeros_like(rows), torch.full_like(rows, -1), ids)
+        with torch.inference_mode():
+            return self._embeds().embed(batch.to(self.device), modality).float().cpu().numpy()
+
+    def embed_windows(
+        self, path: Media, modality: str, *, start: float | None = None, end: float | None = None
+    ) -> tuple[list[tuple[float, float]], np.ndarray]:
+        """Windows (start, end) of a file, half overlapping, and their embeddings [n, D]."""
+        duration = probe(path).duration
+        if start is None and end is None and (duration is None or duration <= self.window):
+            spans: list[tuple[float | None, float | None]] = [(None, None)]
+        else:
+            first, last = start or 0.0, end if end is not None else duration
+            if last is None:
+                last = first + self.window
+            if last <= first:
+                raise ConfigError(f"start {first:g} s is not before end {last:g} s.")
+            spans = [(first + a, first + b) for a, b in segments(last - first, self.window, self.window / 2)]
+        vectors = []
+        for chunk in _chunks(spans, 32):
+            clips = [self.read(path, modality, a, b) for a, b in chunk]
+            vectors.append(self.embed_clips(clips, modality))
+        known = [(a or 0.0, b if b is not None else (duration or self.window)) for a, b in spans]
+        return known, np.concatenate(vectors)
+
+    def read(self, path: Media, modality: str, start: float | None, end: float | None) -> Clip:
+        """One stream of a file, decoded as this model wants it."""
+        wanted = self.inputs
+        return read_clip(
+            path,
+            start,
+            end,
+            fps=wanted.fps,
+            size=wanted.size,
+            fit=wanted.fit,
+            rate=wanted.sample_rate,
+            channels=wanted.channels,
+            modalities=(modality,),
+        )
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), size))

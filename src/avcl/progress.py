@@ -1,0 +1,90 @@
+"""What a running training shows: a bar on a terminal, plain lines elsewhere, and ``metrics.jsonl`` for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from avcl.files import fsync
+
+
+class Progress:
+    """``with Progress(total, "infonce") as bar: bar.update(step, "loss 1.2")``. All on stderr; nothing if not ``shown``.
+
+    On a terminal a rich bar with the time left; elsewhere one line at about each tenth of the way.
+    """
+
+    def __init__(self, total: int, title: str, *, shown: bool = True, start: int = 0):
+        self.total, self.title, self.shown = total, title, shown
+        self._said = 10 * start // max(1, total)
+        self._start, self._bar, self._task = start, None, None
+
+    def __enter__(self) -> Self:
+        if self.shown and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            columns = (
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[note]}"),
+            )
+            self._bar = progress.Progress(*columns, console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=self.total, completed=self._start, note="")
+        return self
+
+    def update(self, step: int, note: str) -> None:
+        """``step`` of ``total`` are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, note=note)
+        elif self.shown and (10 * step // max(1, self.total) > self._said):
+            self._said = 10 * step // max(1, self.total)
+            self.say(f"step {step}/{self.total}  {note}")
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(f"{self.title}: {text}", highlight=False, markup=False)
+        elif self.shown:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class MetricsFile:
+    """Append-only JSON lines. ``keep`` bytes of an older file stay: a resumed run writes no line twice."""
+
+    def __init__(self, path: Path | None, *, keep: int = 0):
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
+            self._file.truncate(min(keep, self._file.seek(0, os.SEEK_END)))
+            fsync(path.parent)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line).encode() + b"\n")
+            self._file.flush()
+
+    def settle(self) -> int:
+        """Everything written is on the disk; the length of the file in bytes."""
+        if self._file is None:
+            return 0
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,111 @@
+"""``demo``: the main job from end to end on the built-in world, in a few minutes on two cores, without a file of one's own.
+
+Train on freshly rendered clips → export held-out clips as real video files → measure → index → search both ways → report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from avcl import api, archive
+from avcl.data.dataset import Splits
+from avcl.data.world import World, export
+from avcl.errors import ExistsError
+from avcl.files import write_json
+from avcl.model import Media
+
+PRESET = "retrieval"
+STEPS = 400  # with a batch of 64: what the figures in docs/results.md were measured with
+STEPS_PER_EPOCH = 50
+BATCH = 64
+RETIME = 0.7  # share of training sounds that are of the same object at another moment, so that class is learned too
+MARKER = "demo.json"
+
+
+def demo(
+    out: Media = "demo",
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    clips: int = 200,
+    force: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Returns {"mean", "chance", "untrained", "report", ...}: R@k by pair and mAP by class over ``clips`` held-out clips."""
+    folder = _prepare(Path(out), force=force)
+    steps = steps or STEPS
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        if progress:
+            print(f"[{time.monotonic() - started:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    epochs = max(1, round(steps / STEPS_PER_EPOCH))
+    per_epoch = BATCH * max(1, steps // epochs)
+    say(f"training infonce on {epochs * per_epoch} fresh clips of the world ({steps} steps of {BATCH})")
+    fresh = World(PRESET, clips=per_epoch, seed=seed, split="train", fresh=True, retime=RETIME)
+    val = World(PRESET, clips=100, seed=seed, split="val")
+    test = World(PRESET, clips=clips, seed=seed, split="test")
+    model = api.train(
+        "infonce",
+        Splits(all=test, train=fresh, val=val, test=test, official=True),
+        seed=seed,
+        settings={"epochs": epochs, "batch_size": BATCH},
+        out=folder / "run",
+        workers=1,
+        progress=progress,
+    )
+
+    say(f"exporting {clips} held-out clips as video files")
+    export(PRESET, folder / "media", clips=clips, seed=seed, split="test", workers=2, progress=progress)
+    held_out = api.load_data(folder / "media").all
+
+    say("measuring")
+    by_pair = api.evaluate(model, held_out, relevance="pair", controls=True)
+    by_class = api.evaluate(model, held_out, relevance="class", controls=True, report=folder / "by_class.html")
+    page = folder / "report.html"
+    api.evaluate(model, held_out, relevance="pair", controls=True, report=page)
+
+    say("indexing and searching")
+    counts = archive.build(folder / "media", model=folder / "run", out=folder / "index", progress=progress)
+    query = sorted((folder / "media").glob("*.webm"))[0]
+    sounds = archive.search(folder / "index", video=query, k=3)
+    pictures = archive.search(folder / "index", audio=query, k=3)
+    for name, hits in (("sounds for the picture", sounds), ("pictures for the sound", pictures)):
+        say(f"{name} of {query.name}: " + ", ".join(f"{Path(h.path).name} {h.score:.2f}" for h in hits))
+
+    def row(field: str) -> dict[str, float]:
+        pair, cls = getattr(by_pair, field)["mean"], getattr(by_class, field)["mean"]
+        return {"R@1": pair["R@1"], "R@10": pair["R@10"], "mAP": cls["mAP"]}
+
+    seconds = round(time.monotonic() - started, 1)
+    say(f"done; open {page}")
+    result = {
+        "mean": row("scores"),
+        "chance": row("chance"),
+        "untrained": row("untrained"),
+        "interval": row("interval"),
+        "report": str(page),
+        "segments": counts["segments"],
+        "seconds": seconds,
+    }
+    write_json(folder / MARKER, result | {"reports": [dataclasses.asdict(by_pair)["task"], by_class.task]})
+    return result
+
+
+def _prepare(folder: Path, *, force: bool) -> Path:
+    """An empty folder, or that of an unfinished demo, or that of a finished one which ``force`` allows to replace."""
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARKER).exists())):
+        raise ExistsError("holds something that is not a demo.", file=folder, hint="Choose another --out.")
+    if (folder / "report.html").exists():
+        if not force:
+            raise ExistsError("holds a finished demo.", file=folder, hint="Replace it with --force.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARKER, {"finished": False})
+    return folder

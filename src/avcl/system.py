@@ -1,0 +1,206 @@
+"""System: network + objective + what it can do; and the capability protocols that tasks ask for.
+
+A system file reads like the method section of its paper: claim, equations, ``card``, ``Config``, network, losses,
+capability. It owns no loop: ``avcl.loop.fit`` is the only one, and calls the hooks below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from avcl.errors import ConfigError, did_you_mean
+from avcl.types import Batch, Card, DataSpec, Inputs, Stream
+
+
+class Step(NamedTuple):
+    """Where training stands: optimizer step (from 0) of ``total``, epoch (from 0), progress in [0, 1], named random state."""
+
+    step: int
+    total: int
+    epoch: int
+    progress: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A player of the training: whose parameters move, by which of the named losses, when and how often.
+
+    ``losses`` empty: all of them. Takes part from ``start`` to ``end`` (progress in [0, 1]), every ``every``-th step,
+    ``repeat`` times.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    losses: tuple[str, ...] = ()
+    optimizer: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    every: int = 1
+    repeat: int = 1
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """The table of hyper-parameters: a frozen dataclass of plain values. ``tiny()`` is what tests and demos can afford.
+
+    The fields below are those of the optimization, which the one loop reads; systems add their own.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.05  # share of all steps with linearly rising learning rate, then cosine to zero
+    clip_norm: float = 2.0  # 0: no gradient clipping
+    ema: float = 0.0  # decay of the moving average of the weights that is evaluated and saved; 0: none
+    patience: int = 0  # epochs without a better validation score before training stops; 0: never
+    precision: str = "no"  # "no" (float32) or "bf16" (autocast)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The configuration from plain values; an unknown key or a value of another type is a ConfigError."""
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        default = cls()
+        resolved: dict[str, Any] = {}
+        for key, given in value.items():
+            if key not in known:
+                raise ConfigError(f'"{key}" is not a setting of {cls.__module__}.', hint=did_you_mean(key, set(known)))
+            resolved[key] = _coerce(key, given, getattr(default, key))
+        return cls(**resolved)
+
+
+def _coerce(key: str, given: Any, default: Any) -> Any:
+    """``given`` (a JSON value, or the text of ``--set key=value``) as the type of the default value."""
+    try:
+        if isinstance(default, bool):
+            if isinstance(given, bool):
+                return given
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[str(given).lower()]
+        if isinstance(default, int):
+            if isinstance(given, bool) or float(given) != int(float(given)):
+                raise ValueError
+            return int(float(given))
+        if isinstance(default, float):
+            return float(given)
+        if isinstance(default, tuple):
+            parts = given.strip("()[] ").split(",") if isinstance(given, str) else list(given)
+            like = default[0] if default else ""
+            return tuple(_coerce(key, p.strip() if isinstance(p, str) else p, like) for p in parts if p != "")
+        if isinstance(default, str) and isinstance(given, str):
+            return given
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ConfigError(f"{key} = {given!r} is not a {type(default).__name__} (default: {default!r}).")
+
+
+class System(nn.Module, ABC):
+    """What every method is. Subclasses define ``card``, ``Config``, ``encode``, ``losses`` and a capability."""
+
+    card: ClassVar[Card]
+    Config: ClassVar[type[Config]]
+    # True: fitted in closed form by ``finish`` alone; the loop takes no gradient step.
+    closed_form: ClassVar[bool] = False
+
+    def __init__(self, config: Config, spec: DataSpec):
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    @classmethod
+    def inputs(cls, config: Any) -> Inputs:
+        """How media must be decoded for this configuration."""
+        return Inputs()
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The row-wise part: what may be chunked, cached and gathered."""
+
+    @abstractmethod
+    def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
+        """Named scalars; their sum is minimized, their names go to the log."""
+
+    def forward(
+        self, batch: Batch, at: Step, gather: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda e: e
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        encoded = gather(self.encode(batch))
+        return self.losses(encoded, batch, at), encoded
+
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("main", tuple(p for p in self.parameters() if p.requires_grad)),)
+
+    def begin_epoch(self, batches: Iterable[Batch], epoch: int) -> None:
+        """Before each epoch (epoch 0: before the first step): dictionaries, centers, pseudo-labels."""
+
+    def after_step(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> None:
+        """Once per optimizer step: EMA teacher, memory bank, ring buffer."""
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Closed forms after training: CCA, class centers."""
+
+
+# -------------------------------------------------------------------------------------------------------- capabilities
+@runtime_checkable
+class Embeds(Protocol):
+    """``embed`` [B, D] of one modality; ``similarity`` [Q, G], higher is nearer; its name is stored with every index."""
+
+    similarity_name: str
+
+    def embed(self, batch: Batch, modality: str, *, toward: str | None = None) -> Tensor: ...
+
+    def similarity(self, q: Tensor, g: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Represents(Protocol):
+    def features(self, batch: Batch, modality: str) -> Tensor: ...
+
+
+@runtime_checkable
+class Localizes(Protocol):
+    def heatmap(self, batch: Batch) -> Tensor: ...
+
+
+@runtime_checkable
+class Detects(Protocol):
+    def boxes(self, batch: Batch) -> Any: ...
+
+
+@runtime_checkable
+class Segments(Protocol):
+    def events(self, batch: Batch) -> Tensor: ...
+
+
+@runtime_checkable
+class Recognizes(Protocol):
+    def logits(self, batch: Batch) -> Tensor: ...
+
+
+@runtime_checkable
+class Regresses(Protocol):
+    def values(self, batch: Batch) -> Tensor: ...
+
+
+@runtime_checkable
+class Separates(Protocol):
+    def separate(self, mixture: Stream, guides: Sequence[Batch]) -> Tensor: ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    def generate(self, batch: Batch, generator: torch.Generator) -> Stream: ...
+
+
+@runtime_checkable
+class Aligns(Protocol):
+    def offsets(self, batch: Batch, grid: Tensor) -> Tensor: ...

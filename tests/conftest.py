@@ -1,0 +1,39 @@
+"""Fixtures that many rooms share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def find_shared_data() -> Path | None:
+    """The folder of private test data: $AVCL_TEST_DATA, or ``shared/data`` beside the checkout."""
+    root = Path(__file__).resolve().parents[1]
+    places = [Path(os.environ["AVCL_TEST_DATA"])] if "AVCL_TEST_DATA" in os.environ else []
+    places += [root / "shared" / "data", root.parent / "shared" / "data"]
+    return next((p for p in places if p.is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """``shared_data("av_clips")``: that folder of the private test data; the test is skipped where it is absent."""
+
+    def folder(name: str) -> Path:
+        root = find_shared_data()
+        if root is None or not (root / name).exists():
+            pytest.skip(f"private test data {name} is not here")
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("AVCL_CACHE", str(tmp_path_factory.mktemp("cache")))
