@@ -73,13 +73,17 @@ class Data(ABC):
 
 @dataclass(frozen=True)
 class Splits:
-    """What ``load_data`` returns. ``official``: the data came with a ``split`` column; otherwise the split is ours (seeded)."""
+    """What ``load_data`` returns. ``official``: the data came with a ``split`` column; otherwise the split is ours (seeded).
+
+    ``leaking``: groups that stand in more than one split because the caller allowed it; to be stamped on every result.
+    """
 
     all: Data
     train: Data
     val: Data
     test: Data
     official: bool
+    leaking: int = 0
 
     def part(self, name: str) -> Data:
         return {"all": self.all, "train": self.train, "val": self.val, "test": self.test}[name]

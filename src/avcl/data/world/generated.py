@@ -1,0 +1,154 @@
+"""The world as a data set: clips that are rendered when they are asked for, from (preset, seed, split, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal, Self
+
+import numpy as np
+import torch
+
+from avcl.data.dataset import Data, Splits
+from avcl.data.world import fit
+from avcl.data.world.presets import RENDER_VERSION, STREAMS, generator, preset_of, render
+from avcl.data.world.values import Preset, draw_label
+from avcl.errors import ConfigError, did_you_mean
+from avcl.types import Clip, DataSpec, Inputs, Stream, StreamSpec, fingerprint
+
+
+class World(Data):
+    """``clips`` generated clips of ``preset``; row i is a function of (preset, seed, split, i) alone.
+
+    ``split``: "train", "val" and "test" draw from disjoint random streams, "all" from a fourth · ``fresh``: epoch e draws new
+    clips (index e * clips + i), training without end; ids stay · ``retime``: share of the clips whose sound is that of the
+    same object at another moment, which makes a model learn the object and not only the timing; for training only ·
+    ``truth``: masks, boxes, stems and more ride along as ``extras`` (slower).
+    """
+
+    kind: Literal["media", "features", "world"] = "world"
+    modalities = ("audio", "video")
+    skipped: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(
+        self,
+        preset: str | Preset,
+        *,
+        clips: int,
+        seed: int = 0,
+        split: str = "all",
+        fresh: bool = False,
+        retime: float = 0.0,
+        truth: bool = False,
+    ):
+        if split not in STREAMS:
+            raise ConfigError(f'split "{split}" is not one of the world.', hint=did_you_mean(split, set(STREAMS)))
+        if clips < 1:
+            raise ConfigError(f"clips must be at least 1, not {clips}.", hint="Ask for one clip or more.")
+        if seed < 0:
+            raise ConfigError(f"seed must not be negative, not {seed}.", hint="Use 0, 1, 2, ...")
+        if not 0.0 <= retime <= 1.0:
+            raise ConfigError(f"retime is a share of the clips, not {retime}.", hint="Use a value from 0 to 1.")
+        self.preset = preset_of(preset) if isinstance(preset, str) else preset
+        self.seed, self.split, self.fresh, self.retime, self.truth = seed, split, fresh, retime, truth
+        self.clips = clips
+        self.inputs: Inputs | None = None
+        self.labels = self.preset.labels
+        self._rows: tuple[tuple[str, int], ...] = tuple((split, i) for i in range(clips))
+        self.n_official = clips
+
+    def _with_rows(self, rows: Sequence[tuple[str, int]], split: str) -> Self:
+        other = type(self).__new__(type(self))
+        other.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("ids", "targets", "fingerprint")}
+        other._rows, other.split, other.n_official = tuple(rows), split, len(rows)
+        return other
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(f"{self.preset.name}-{self.seed}-{stream}-{i:06d}" for stream, i in self._rows)
+
+    @cached_property
+    def targets(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Class of each row (of epoch 0 where ``fresh``), without rendering."""
+        return tuple(draw_label(self.preset, generator(self.preset.name, self.seed, i, s)) for s, i in self._rows)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return self.ids
+
+    @property
+    def spec(self) -> DataSpec:
+        shown = fit.viewed(self.preset, self.inputs)
+        streams = {
+            "audio": StreamSpec("audio", (shown.channels,), float(shown.sample_rate)),
+            "video": StreamSpec("video", (3, *shown.size), float(shown.fps)),
+        }
+        return DataSpec(streams, self.labels, len(self))
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        return fingerprint(
+            {"world": RENDER_VERSION, "preset": self.preset, "seed": self.seed, "rows": self._rows, "fresh": self.fresh}
+            | {"retime": self.retime}
+        )
+
+    def clip(self, index: int, *, epoch: int = 0, view: int = 0) -> Clip:
+        """Row ``index`` rendered: "audio" float32 [1,L,C], "video" uint8 [1,T,3,H,W]. Extras: "offset" (seconds, positive: the
+        sound is late), "segments" where the preset has them, and every array of the truth where ``truth``."""
+        stream, i = self._rows[index]
+        drawn = epoch * self.clips + i if self.fresh else i
+        shown = fit.native(self.preset, self.inputs)
+        clip = render(shown, self.seed, drawn, stream=stream, truth=self.truth, retime=self.retime)
+        clip = fit.fitted(clip, self.preset, self.inputs)
+        video = torch.from_numpy(clip.video).permute(0, 3, 1, 2)[None]
+        audio = torch.from_numpy(clip.audio)[None]
+        streams = {
+            "audio": Stream(audio, torch.ones(audio.shape[:2], dtype=torch.bool), float(clip.sample_rate)),
+            "video": Stream(video, torch.ones(video.shape[:2], dtype=torch.bool), float(clip.fps)),
+        }
+        extras = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in clip.arrays.items()}
+        if "offset" in clip.truth:
+            extras["offset"] = torch.tensor(clip.truth["offset"], dtype=torch.float32)
+        return Clip(
+            id=self.ids[index],
+            streams=streams,
+            index=index,
+            view=view,
+            label=clip.label if clip.label >= 0 else None,
+            extras=extras,
+        )
+
+    def subset(self, indices: Sequence[int], *, split: str | None = None) -> Self:
+        return self._with_rows([self._rows[i] for i in indices], self.split if split is None else split)
+
+    def configure(self, inputs: Inputs) -> Self:
+        """The same clips as ``inputs`` wants them: objects are rendered anew at that rate and size, other scenes are
+        resampled. ``ConfigError`` where a preset cannot give it."""
+        fit.check(self.preset, inputs)
+        other = self._with_rows(self._rows, self.split)
+        other.inputs = inputs
+        return other
+
+
+def world_splits(
+    preset: str | Preset,
+    *,
+    clips: int = 6400,
+    val: int = 200,
+    test: int = 200,
+    seed: int = 0,
+    fresh: bool = False,
+    retime: float = 0.0,
+    truth: bool = False,
+) -> Splits:
+    """``clips`` clips to train on, ``val`` and ``test`` held-out ones, from disjoint random streams of one world.
+
+    ``fresh`` and ``retime`` hold for the training part alone; val and test are always fixed and in time."""
+    train = World(preset, clips=clips, split="train", fresh=fresh, retime=retime, seed=seed, truth=truth)
+    parts = [World(preset, clips=clips, split="train", seed=seed, truth=truth)]
+    parts += [World(preset, clips=val, split="val", seed=seed, truth=truth)]
+    parts += [World(preset, clips=test, split="test", seed=seed, truth=truth)]
+    whole = parts[0]._with_rows([row for part in parts for row in part._rows], "all")
+    return Splits(all=whole, train=train, val=parts[1], test=parts[2], official=True)
