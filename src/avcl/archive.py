@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from avcl import index
 from avcl.errors import ConfigError, MediaError, ModelError
 from avcl.files import write_atomic
-from avcl.media import IMAGE_SUFFIXES, probe
+from avcl.media import probe
 from avcl.model import Media, Model
+from avcl.progress import Progress as ProgressBar
 from avcl.types import Hit, Hits
 
 OTHER = {"audio": "video", "video": "audio"}
@@ -31,23 +33,42 @@ def build(
 ) -> dict[str, Any]:
     """Index every segment of the files below ``media``; goes on where a killed build stopped. Returns the counts."""
     embedder, place = _model(model)
-    segment = segment or embedder.window
-    return index.build(
-        Path(media),
-        embedder,
-        Path(out),
-        segment=segment,
-        hop=hop or segment / 3,
-        factory=factory,
-        columns=None if columns is None else Path(columns),
-        model_path=place,
-        progress=progress,
-    )
+    with _shown(progress) as show:
+        return index.build(
+            media,
+            out,
+            embedder,
+            segment=segment,
+            hop=hop,
+            factory=factory,
+            columns=columns,
+            model_path=place,
+            progress=show,
+        )
 
 
 def update(folder: Media, *, model: Model | Media | None = None, progress: bool = False) -> dict[str, Any]:
     """Embed new and changed files, drop those that are gone. Returns the counts."""
-    return index.update(Path(folder), _model_of(Path(folder), model), progress=progress)
+    embedder = _model_of(folder, model)
+    place = _model(model)[1] if model is not None else None
+    with _shown(progress) as show:
+        return index.update(folder, embedder, model_path=place, progress=show)
+
+
+@contextmanager
+def _shown(progress: bool) -> Iterator[Callable[[index.Progress], None] | None]:
+    """A callback that moves a bar on a terminal and prints plain lines elsewhere; None where nothing is asked for."""
+    if not progress:
+        yield None
+        return
+    with ProgressBar(1, "indexing") as bar:
+
+        def show(at: index.Progress) -> None:
+            bar.total = at.files
+            left = "" if at.remaining is None else f"  about {at.remaining:.0f} s left"
+            bar.update(at.done, f"files  {at.segments} segments  {at.skipped} skipped{left}")
+
+        yield show
 
 
 def search(
@@ -65,19 +86,19 @@ def search(
 ) -> Hits:
     """The ``k`` nearest segments of the other modality (or of ``want``), best first.
 
-    The query is cut into windows of the model's length, half overlapping; a segment's score is that of the window it fits
-    best. A query that is exactly one window long is compared as it is.
+    The query is cut into windows as long as a segment of the index, half overlapping; a segment's score is that of the
+    window it fits best. A query no longer than a segment is compared as it is.
     """
     if (audio is None) == (video is None):
         raise ConfigError("search takes one of audio and video.", hint="Give --audio FILE or --video FILE.")
     modality, path = ("audio", audio) if audio is not None else ("video", video)
     assert path is not None
     target = want or OTHER[modality]
-    with index.Index.open(Path(folder)) as opened:
-        embedder = _model_of(Path(folder), model)
-        opened.check(embedder.fingerprint)
-        _, vectors = embedder.embed_windows(path, modality, start=start, end=end)
-        found = [opened.search(v, want=target, k=k, where=where, per_file=per_file) for v in vectors]
+    with index.Index.open(folder) as opened:
+        embedder = _model_of(folder, model)
+        opened.require(embedder.fingerprint, embedder.inputs)
+        _, vectors = embedder.embed_windows(path, modality, start=start, end=end, length=opened.meta.segment)
+        found = opened.search_many(vectors, target, k=k, where=where, per_file=per_file)
     return _best(found, k, per_file)
 
 
@@ -105,9 +126,8 @@ def embed_files(
     rows: list[dict[str, Any]] = []
     for file in files:
         try:
-            info = probe(file)
-            has = {"audio": info.has_audio, "video": info.has_video or Path(file).suffix.lower() in IMAGE_SUFFIXES}
-            wanted = [modality] if modality else [m for m in embedder.modalities if has.get(m)]
+            has = probe(file).streams
+            wanted = [modality] if modality else [m for m in embedder.modalities if m in has]
             for name in wanted:
                 vector = embedder.embed(**{name: file})  # type: ignore[arg-type]
                 row = {"path": str(file), "modality": name, "vector": vector.tolist()}
@@ -138,7 +158,7 @@ def _model(model: Model | Media) -> tuple[Model, Path | None]:
     return (model, None) if isinstance(model, Model) else (Model.load(model), Path(model).resolve())
 
 
-def _model_of(folder: Path, model: Model | Media | None) -> Model:
+def _model_of(folder: Media, model: Model | Media | None) -> Model:
     """The given model, or the one whose folder the index remembers."""
     if model is not None:
         return _model(model)[0]

@@ -46,7 +46,7 @@ def describe(thing: str) -> dict[str, Any]:
         saved = store.load(folder)
         return {
             "kind": "model",
-            "system": store.system_name(saved.system),
+            "system": discover.system_name(saved.system),
             "fingerprint": saved.fingerprint,
             "inputs": jsonable(saved.inputs),
             "config": jsonable(saved.system.config),

@@ -1,18 +1,22 @@
 """What there is, found by module name: systems, tasks and data sets. There are no registries.
 
-A system is one module ``avcl.systems.<name>`` that defines exactly one ``System``; a task is one module ``avcl.tasks.<name>``
-that defines exactly one class with ``predict`` and ``score``; a data set is one module ``avcl.data.sets.<name>``. Another
-package adds to them through the entry-point groups ``avcl.systems``, ``avcl.tasks`` and ``avcl.data``, e.g.
+A system is one module ``avcl.systems.<name>`` that defines exactly one ``System``; a task is one module
+``avcl.tasks.<name>`` that defines exactly one class with ``predict`` and ``score``; a data set is one module
+``avcl.data.sets.<name>``. Another package adds to them through the entry-point groups ``avcl.systems``, ``avcl.tasks``
+and ``avcl.data``, e.g.
 ``mine = "my_package.mine"`` (a module, or ``module:Class``). Listing names imports none of them.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
+import sys
+from collections.abc import Iterable
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -76,13 +80,17 @@ def system_name(system: System | type[System]) -> str:
 
 
 def _own(group: str) -> set[str]:
+    """The modules in the group's folder. Found without importing its parents, some of which import torch."""
     home = _HOMES[group]
-    try:
-        spec = importlib.util.find_spec(home)
-    except ModuleNotFoundError:
-        spec = None
-    paths = spec.submodule_search_locations if spec else None
-    return {m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_")} if paths else set()
+    paths: Iterable[str] = [str(Path(__file__).parent)]
+    for part in home.split(".")[1:]:
+        spec = PathFinder.find_spec(part, list(paths))
+        if spec is None or spec.submodule_search_locations is None:
+            return set()
+        paths = spec.submodule_search_locations
+    if home in sys.modules:
+        paths = sys.modules[home].__path__
+    return {m.name for m in pkgutil.iter_modules(list(paths)) if not m.name.startswith("_")}
 
 
 def _names(group: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ _held_guard = threading.Lock()
 def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], object]) -> None:
     """``path`` holds ``content`` afterwards, or what it held before if the process dies on the way.
 
-    A callable gets the temporary path (same folder, same suffix) and writes the file there itself. Missing folders are made.
+    A callable gets the temporary path (same folder and suffix) and writes that file itself. Missing folders are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +49,8 @@ def write_atomic(path: str | Path, content: bytes | str | Callable[[Path], objec
 def write_folder(folder: str | Path, fill: Callable[[Path], object]) -> None:
     """``folder`` is filled by ``fill(temporary folder)``, then renamed into place; an older one of that name gives way.
 
-    A folder cannot be exchanged in one motion: between the removal of an old one and the rename there is none. Where that
-    matters, give each folder a new name.
+    A folder cannot be exchanged in one motion: between the removal of an old one and the rename there is none. Where
+    that matters, give each folder a new name.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         with _held_guard:
             if self._handle is not None:
-                os.close(self._handle)  # closing releases; the file stays, for removing it would race with the next writer
+                os.close(self._handle)  # this releases; the file stays: removing it would race with the next writer
                 self._handle = None
                 _held.discard(self._key)
 

@@ -143,24 +143,32 @@ class Model:
             return self._embeds().embed(batch.to(self.device), modality).float().cpu().numpy()
 
     def embed_windows(
-        self, path: Media, modality: str, *, start: float | None = None, end: float | None = None
+        self,
+        path: Media,
+        modality: str,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        length: float | None = None,
     ) -> tuple[list[tuple[float, float]], np.ndarray]:
-        """Windows (start, end) of a file, half overlapping, and their embeddings [n, D]."""
+        """Windows (start, end) of a file, ``length`` seconds (the model's window) long and half overlapping, and their
+        embeddings [n, D]."""
+        window = length or self.window
         duration = probe(path).duration
-        if start is None and end is None and (duration is None or duration <= self.window):
+        if start is None and end is None and (duration is None or duration <= window):
             spans: list[tuple[float | None, float | None]] = [(None, None)]
         else:
             first, last = start or 0.0, end if end is not None else duration
             if last is None:
-                last = first + self.window
+                last = first + window
             if last <= first:
                 raise ConfigError(f"start {first:g} s is not before end {last:g} s.")
-            spans = [(first + a, first + b) for a, b in segments(last - first, self.window, self.window / 2)]
+            spans = [(first + a, first + b) for a, b in segments(last - first, window, window / 2)]
         vectors = []
         for chunk in _chunks(spans, 32):
             clips = [self.read(path, modality, a, b) for a, b in chunk]
             vectors.append(self.embed_clips(clips, modality))
-        known = [(a or 0.0, b if b is not None else (duration or self.window)) for a, b in spans]
+        known = [(a or 0.0, b if b is not None else (duration or window)) for a, b in spans]
         return known, np.concatenate(vectors)
 
     def read(self, path: Media, modality: str, start: float | None, end: float | None) -> Clip:

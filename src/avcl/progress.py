@@ -1,20 +1,14 @@
-"""What a running training shows: a bar on a terminal, plain lines elsewhere, and ``metrics.jsonl`` for machines."""
+"""What a long job shows: a bar on a terminal, plain lines elsewhere, nothing unless asked. All on stderr."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from avcl.files import fsync
-
 
 class Progress:
-    """``with Progress(total, "infonce") as bar: bar.update(step, "loss 1.2")``. All on stderr; nothing if not ``shown``.
+    """``with Progress(total, "infonce") as bar: bar.update(step, "loss 1.2")``; on stderr, nothing if not ``shown``.
 
     On a terminal a rich bar with the time left; elsewhere one line at about each tenth of the way.
     """
@@ -22,7 +16,8 @@ class Progress:
     def __init__(self, total: int, title: str, *, shown: bool = True, start: int = 0):
         self.total, self.title, self.shown = total, title, shown
         self._said = 10 * start // max(1, total)
-        self._start, self._bar, self._task = start, None, None
+        self._start = start
+        self._bar: Any = None  # rich is imported only where there is a terminal
 
     def __enter__(self) -> Self:
         if self.shown and sys.stderr.isatty():
@@ -59,32 +54,3 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-
-
-class MetricsFile:
-    """Append-only JSON lines. ``keep`` bytes of an older file stay: a resumed run writes no line twice."""
-
-    def __init__(self, path: Path | None, *, keep: int = 0):
-        self._file = None
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
-            self._file.truncate(min(keep, self._file.seek(0, os.SEEK_END)))
-            fsync(path.parent)
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(line).encode() + b"\n")
-            self._file.flush()
-
-    def settle(self) -> int:
-        """Everything written is on the disk; the length of the file in bytes."""
-        if self._file is None:
-            return 0
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()

@@ -1,8 +1,8 @@
 """Named seed streams: seed of a stream = SHA-256(seed / name / ...), so that no use of randomness disturbs another.
 
 Names in use: ``init`` (weights), ``order``, ``augmentation`` (the loader), ``step`` (dropout), ``loss`` (noise of an
-objective), ``epoch``, ``evaluation``, ``finish``. No stream carries state from one step to the next: the randomness of step n
-follows from the seed and n alone, which is what makes a resumed run equal to an unbroken one.
+objective), ``epoch``, ``evaluation``, ``finish``. No stream carries state from one step to the next: the randomness of
+step n follows from the seed and n alone, which is what makes a resumed run equal to an unbroken one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def seed_for(seed: int, *names: str | int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of torch (every device), NumPy and Python: dropout and third-party code draw from them."""
+    """Seed the global generators of torch (every device), NumPy and Python, from which dropout and others draw."""
     import random
 
     import numpy as np
@@ -40,7 +40,8 @@ def kept_random_state() -> Iterator[None]:
 
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        # A device that nobody has used yet has no state to keep, and looking would start it.
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             yield
     finally:
         random.setstate(python)
@@ -49,7 +50,7 @@ def kept_random_state() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
-    """``with seeded(seed, "init"): system = CCA(config, spec)``: global randomness of one named stream, then as before."""
+    """``with seeded(seed, "init"): system = CCA(config, spec)``: global randomness of one named stream."""
     with kept_random_state():
         seed_everything(seed_for(seed, *names))
         yield

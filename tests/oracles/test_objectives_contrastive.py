@@ -101,7 +101,9 @@ def test_aligned_costs_less_than_shuffled_and_a_step_lowers_it() -> None:
 
 def test_edges_stay_finite() -> None:
     one = unit(1, 4, 0)
-    assert float(info_nce(one, -one, temperature=0.1)) == pytest.approx(0, abs=1e-12)  # alone: nothing to confuse it with
+    assert float(info_nce(one, -one, temperature=0.1)) == pytest.approx(
+        0, abs=1e-12
+    )  # alone: nothing to confuse it with
     same = unit(1, 4, 0).expand(5, 4)
     assert float(info_nce(same, same, temperature=0.1)) == pytest.approx(math.log(5))  # identical rows: chance
     assert float(info_nce(same, -same, temperature=0.1)) == pytest.approx(math.log(5))  # all similarities negative

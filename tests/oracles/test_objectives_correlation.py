@@ -1,6 +1,8 @@
-"""CCA in closed form against the worked value, a generalized eigenproblem, scikit-learn and cca-zoo-like definitions."""
+"""CCA in closed form against the worked value, a generalized eigenproblem and its own definition."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,7 +91,7 @@ def test_rows_that_sum_to_one_need_no_ridge() -> None:
 def test_ridge_lowers_every_correlation_and_a_constant_view_is_harmless() -> None:
     x, y = views(4)
     rho = [canonical_directions(covariance(x, y), (6, 4), dim=4, ridge=r).correlation for r in (0.0, 0.1, 1.0, 10.0)]
-    assert all(bool((after <= before + 1e-12).all()) for before, after in zip(rho, rho[1:], strict=False))
+    assert all(bool((after <= before + 1e-12).all()) for before, after in pairwise(rho))
     found = canonical_directions(covariance(x, torch.zeros_like(y)), (6, 4), dim=2, ridge=0.1)
     assert found.correlation.abs().max() < 1e-12
 
@@ -103,7 +105,7 @@ def test_moments_in_pieces_equal_the_whole(pieces: list[int], shift: float) -> N
     for part in rows.split(pieces):
         moments = add_moments(moments, part)
     assert moments is not None
-    assert moments.count == total
+    assert moments.n == total
     if total:
         centered = rows - rows.mean(0)
         assert torch.allclose(moments.mean, rows.mean(0), rtol=1e-12)
@@ -113,7 +115,9 @@ def test_moments_in_pieces_equal_the_whole(pieces: list[int], shift: float) -> N
 def test_float32_rows_far_from_the_origin_keep_their_variance() -> None:
     rows = (torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)) + 1000).float()
     moments = add_moments(add_moments(None, rows[:500]), rows[500:])
-    assert (moments.scatter.diagonal() / 999).tolist() == pytest.approx(np.var(rows.double().numpy(), 0, ddof=1).tolist())
+    assert (moments.scatter.diagonal() / 999).tolist() == pytest.approx(
+        np.var(rows.double().numpy(), 0, ddof=1).tolist()
+    )
 
 
 def test_what_does_not_fit_is_named() -> None:

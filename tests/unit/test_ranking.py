@@ -53,7 +53,7 @@ def test_mean_reciprocal_rank_chance_of_the_sheet():
     assert chance(np.ones(200), 200)["MRR"] == pytest.approx(0.0294, abs=5e-5)
 
 
-# ----------------------------------------------------------------------------------------------------- brute-force oracle
+# --------------------------------------------------------------------------------------------------- brute-force oracle
 def one_order(relevant: list[bool], ks: tuple[int, ...], map_at: int) -> dict[str, float]:
     places = [i + 1 for i, r in enumerate(relevant) if r]
     values = {f"R@{k}": float(places[0] <= k) for k in ks}
@@ -89,7 +89,7 @@ def test_ties_get_the_mean_over_all_their_orders(items):
         assert values[name][0] == pytest.approx(expected, abs=1e-12), name
 
 
-# ----------------------------------------------------------------------------------------------------------- invariances
+# ---------------------------------------------------------------------------------------------------------- invariances
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 9), st.sampled_from(["class", "pair"]))
 def test_any_increasing_map_of_the_scores_changes_nothing(seed, n, relevance):
@@ -130,7 +130,7 @@ def test_a_collapsed_model_scores_exactly_chance(n, relevance):
     assert zero.summary() == ranking.summary()
 
 
-# ---------------------------------------------------------------------------------------------------------------- chance
+# --------------------------------------------------------------------------------------------------------------- chance
 @pytest.mark.parametrize("relevance", ["pair", "class"])
 def test_chance_is_the_mean_of_random_rankings(relevance):
     rng = np.random.default_rng(3)
@@ -157,7 +157,7 @@ def test_chance_in_closed_form():
     assert chance([0, 3], 10) == chance([3], 10)  # a query without relevant items is not part of it
 
 
-# ----------------------------------------------------------------------------------------------------------- median rank
+# ---------------------------------------------------------------------------------------------------------- median rank
 def test_median_rank_is_the_ordinary_median_without_ties():
     rng = np.random.default_rng(0)
     for n in (1, 2, 5, 8, 31, 60):
@@ -179,7 +179,7 @@ def test_median_rank_with_ties_is_where_recall_crosses_one_half():
         assert found == (np.argmax(share >= 0.5 - 1e-9) + np.argmax(share > 0.5 + 1e-9)) / 2 + 1
 
 
-# ---------------------------------------------------------------------------------------------------- blocks and oracles
+# --------------------------------------------------------------------------------------------------- blocks and oracles
 @pytest.mark.parametrize("relevance", ["pair", "class"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_block_boundaries_change_nothing(relevance, similarity):
@@ -232,7 +232,7 @@ def test_own_similarity_function_is_called_block_by_block():
     assert found.summary() == rank_scores(-torch.cdist(q, g, p=1), keys, keys).summary()
 
 
-# --------------------------------------------------------------------------------------------------------- what goes wrong
+# ------------------------------------------------------------------------------------------------------ what goes wrong
 def test_queries_without_relevant_items_are_left_out_and_known():
     ranking = rank_scores([[3.0, 2, 1], [1, 2, 3], [1, 1, 1]], [0, 7, -1], [0, 1, -1])
     assert ranking.scored.tolist() == [True, False, False]
@@ -287,7 +287,9 @@ def test_fifty_thousand_by_fifty_thousand():
     for keys in (np.arange(50_000), np.arange(50_000) % 10):
         ranking: Ranking = rank(a, v, keys, keys)
         assert ranking.summary()["mAP"] > chance(ranking.n_relevant, 50_000)["mAP"]
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * 1024  # KiB: below 1 GiB (the matrix has 9.3)
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1024 * 1024
+    )  # KiB: below 1 GiB (the matrix has 9.3)
 
 
 def test_random_ranking_has_the_shape_of_a_ranking():

@@ -13,10 +13,10 @@ from avcl.types import Batch, Clip, Stream
 def collate(clips: Sequence[Clip]) -> Batch:
     """B clips as one Batch, in their order.
 
-    Every stream that one of the clips has is in the batch, as long as the longest: data [B, T, ...], zeros and mask False
-    behind the end of a shorter clip, and over the whole row of a clip that lacks the stream. Labels that are None become -1.
-    ``extras`` are stacked. BatchError, with the ids: no clips; a stream of different rates, types or shapes of a step; an extra
-    that some clip lacks or whose shapes differ.
+    Every stream that one of the clips has is in the batch, as long as the longest: data [B, T, ...], zeros and mask
+    False behind the end of a shorter clip, and over the whole row of a clip that lacks the stream. Labels that are None
+    become -1. ``extras`` are stacked. BatchError, with the ids: no clips; a stream of different rates, types or shapes
+    of a step; an extra that some clip lacks or whose shapes differ.
     """
     if not clips:
         raise BatchError("no clips to put side by side.")

@@ -1,9 +1,9 @@
 """The cache of decoded clips on disk: each file is decoded once per preprocessing, by whichever process comes first.
 
-``$AVCL_CACHE`` (default ``~/.cache/avcl``) holds ``clips/<xx>/<key>.safetensors`` and ``hashes/<xx>/<path hash>``. Entries are
-written beside and renamed, so that any number of processes may read and write; an entry that is damaged is decoded again;
-a folder that cannot be written is no error. Above ``$AVCL_CACHE_GB`` gigabytes (default 20) what was used longest ago goes.
-Pictures are kept as uint8 and sound as float32: what comes out is bit for bit what went in.
+``$AVCL_CACHE`` (default ``~/.cache/avcl``) holds ``clips/<xx>/<key>.safetensors`` and ``hashes/<xx>/<path hash>``.
+Entries are written beside and renamed, so that any number of processes may read and write; an entry that is damaged is
+decoded again; a folder that cannot be written is no error. Above ``$AVCL_CACHE_GB`` gigabytes (default 20) what was
+used longest ago goes. Pictures are kept as uint8 and sound as float32: what comes out is bit for bit what went in.
 """
 
 from __future__ import annotations
@@ -89,11 +89,12 @@ class StreamCache:
         return streams
 
     def put(self, key: str, streams: Mapping[str, Stream]) -> None:
-        """Keep ``streams`` (B = 1) under ``key``; a folder that cannot be written is logged once and otherwise ignored."""
+        """Keep ``streams`` (B = 1) under ``key``; a folder that cannot be written is logged once and is no error."""
         tensors = {}
         for name, stream in streams.items():
-            tensors[f"{name}.data"] = stream.data.contiguous()
-            tensors[f"{name}.mask"] = stream.mask.contiguous()
+            # copies: safetensors refuses tensors that share memory, as slices of one mask do
+            tensors[f"{name}.data"] = stream.data.clone(memory_format=torch.contiguous_format)
+            tensors[f"{name}.mask"] = stream.mask.clone(memory_format=torch.contiguous_format)
         rates = json.dumps({name: stream.rate for name, stream in streams.items()})
         path = self.path(key)
         beside = path.with_name(f".{key}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -182,7 +183,8 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(memoryview(np.ascontiguousarray(tensor.numpy())).cast("B"), value) if tensor.numel() else value
+        if tensor.numel():
+            value = zlib.crc32(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data, value)
     return f"{value:08x}"
 
 

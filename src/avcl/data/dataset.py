@@ -1,7 +1,7 @@
 """Data: an indexed collection of clips with ids, labels and groups; what loader, loop, tasks and index read.
 
-A ``Data`` is immutable: ``subset``, ``configure`` and ``prepare`` return another one. Kinds: media (a manifest of files),
-features (arrays), world (generated). Every row keeps its id through all of them.
+A ``Data`` is immutable: ``subset``, ``configure`` and ``prepare`` return another one. Kinds: media (a manifest of
+files), features (arrays), world (generated). Every row keeps its id through all of them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from avcl.types import Clip, DataSpec, Inputs
 class Data(ABC):
     """A collection of clips.
 
-    ``modalities``: stream names every clip has, e.g. ("audio", "video"); an image counts as video ·
-    ``labels``: class names (empty: none) · ``split``: "train", "val", "test" or "all" · ``skipped``: {error code: count} of
-    rows that were dropped because they could not be read · ``n_official``: rows there should be.
+    ``modalities``: stream names every clip has, e.g. ("audio", "video"); an image counts as video · ``labels``: class
+    names (empty: none) · ``split``: "train", "val", "test" or "all" · ``skipped``: {error code: count} of rows that
+    were dropped because they could not be read · ``n_official``: rows there should be.
     """
 
     kind: Literal["media", "features", "world"]
@@ -73,7 +73,8 @@ class Data(ABC):
 
 @dataclass(frozen=True)
 class Splits:
-    """What ``load_data`` returns. ``official``: the data came with a ``split`` column; otherwise the split is ours (seeded).
+    """What ``load_data`` returns. ``official``: the data came with a ``split`` column; otherwise the split is ours
+    (seeded).
 
     ``leaking``: groups that stand in more than one split because the caller allowed it; to be stamped on every result.
     """

@@ -1,19 +1,17 @@
 """Features: arrays instead of media, from ``.npz``, ``.h5``, ``.mat`` or a folder of ``.npy``.
 
-Two or more of ``audio``, ``video``, ``text`` [N, ...]. Optional, [N]: ``id`` (default: the row number), ``label``, ``group``
-(default: the id), ``split``, and ``<name>_mask`` [N, T]. Shapes: [N] and [N,D] are features [1,1,D] of each row, [N,T,D] features
-[1,T,D], [N,H,W,D] and [N,T,H,W,D] maps [1,T,H,W,D], all at 1 step per second; a ``text`` array of strings becomes tokens, the
-UTF-8 bytes. Further arrays [N] of numbers or strings are kept as ``info``. A folder holds ``<key>.npy`` for any of these keys,
-and a ``meta.csv`` (or ``ids.txt``) for the rest.
+Two or more of ``audio``, ``video``, ``text`` [N, ...]. Optional, [N]: ``id`` (default: the row number), ``label``,
+``group`` (default: the id), ``split``, and ``<name>_mask`` [N, T]. Shapes: [N] and [N,D] are features [1,1,D] of each
+row, [N,T,D] features [1,T,D], [N,H,W,D] and [N,T,H,W,D] maps [1,T,H,W,D], all at 1 step per second; a ``text`` array of
+strings becomes tokens, the UTF-8 bytes. Further arrays [N] of numbers or strings are kept as ``info``. A folder holds
+``<key>.npy`` for any of these keys, and a ``meta.csv`` (or ``ids.txt``) for the rest.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,15 +20,11 @@ import numpy as np
 import torch
 
 from avcl.data.dataset import Data
+from avcl.data.feature_files import KEYS, MASKS, MODALITIES, is_key, read_arrays
 from avcl.data.labels import cell, check_ids, check_label, check_split, label_names, label_numbers, labels_file
 from avcl.data.tokens import text_stream
-from avcl.errors import DataError, FeatureError, LabelError, MissingFile, did_you_mean
+from avcl.errors import DataError, FeatureError, LabelError, did_you_mean
 from avcl.types import Clip, DataSpec, Kind, Source, Stream, StreamSpec
-
-MODALITIES = ("audio", "video", "text")
-KEYS = ("id", "label", "group", "split")
-FEATURE_SUFFIXES = frozenset({".npz", ".h5", ".hdf5", ".mat"})
-_MASKS = tuple(f"{name}_mask" for name in MODALITIES)
 
 
 class FeatureData(Data):
@@ -50,10 +44,11 @@ class FeatureData(Data):
         where: str,
         rows: Sequence[int] | None = None,
         split: str = "all",
+        bad: frozenset[int] = frozenset(),
         skipped: Mapping[str, int] | None = None,
         n_official: int | None = None,
     ):
-        self._arrays, self._info, self.where = arrays, info, where
+        self._arrays, self._info, self._bad, self.where = arrays, info, bad, where
         self._ids, self._targets, self._groups = tuple(ids), tuple(targets), tuple(groups)
         self._rows = tuple(range(len(ids))) if rows is None else tuple(rows)
         self._shown = tuple((self._ids[i], self._targets[i], self._groups[i]) for i in self._rows)
@@ -73,17 +68,17 @@ class FeatureData(Data):
     ) -> Self:
         """Checked rows from arrays under the keys of a feature file (``split``, if there is one, is kept as info).
 
-        FeatureError: fewer than two of audio, video, text; lengths that disagree; a shape or type that is no feature; rows with
-        non-finite values (with ``drop_bad`` they are left out and counted). DataError: ids that stand twice. LabelError: a label
-        that is not in ``classes``.
+        FeatureError: fewer than two of audio, video, text; lengths that disagree; a shape or type that is no feature;
+        rows with non-finite values (with ``drop_bad`` ``prepare`` leaves them out and counts them). DataError: ids that
+        stand twice. LabelError: a label that is not in ``classes``.
         """
         given = {name: _feature(arrays[name], name, where) for name in MODALITIES if arrays.get(name) is not None}
         if len(given) < 2:
-            near = "".join(f"{did_you_mean(key, MODALITIES)} " for key in arrays if key not in (*MODALITIES, *KEYS, *_MASKS))
+            near = [did_you_mean(key, MODALITIES) for key in arrays if not is_key(key)]
             raise FeatureError(
-                f"{len(given)} of the arrays audio, video, text; two are needed (it has: {', '.join(arrays) or 'nothing'}).",
+                f"{len(given)} of the arrays audio, video, text, but two are needed; it has: {_listed(arrays)}.",
                 file=where,
-                hint=near.split(" Known")[0].strip() if "Did you mean" in near else "",
+                hint=next((words for words in near if words.startswith("Did")), ""),
             )
         n = len(next(iter(given.values())))
         if any(len(array) != n for array in given.values()):
@@ -95,7 +90,7 @@ class FeatureData(Data):
             if name in given and arrays.get(f"{name}_mask") is not None:
                 given[f"{name}_mask"] = _mask(arrays[f"{name}_mask"], given[name], f"{name}_mask", where)
         columns = {key: _column(arrays[key], key, n, where) for key in KEYS if arrays.get(key) is not None}
-        info = {k: _raveled(v) for k, v in arrays.items() if k not in (*MODALITIES, *_MASKS, *KEYS) and _is_info(v, n)}
+        info = {k: _raveled(v) for k, v in arrays.items() if k not in (*MODALITIES, *MASKS, *KEYS) and _is_info(v, n)}
         ids = columns.get("id", [str(i) for i in range(n)])
         empty = next((i for i, id in enumerate(ids) if id is None), None)
         if empty is not None:
@@ -111,7 +106,6 @@ class FeatureData(Data):
         bad = _bad_rows(given, where, raising=not drop_bad)
         if len(bad) == n:
             raise FeatureError("every row has non-finite values.", file=where)
-        kept = [i for i in range(n) if i not in bad]
         return cls(
             given,
             ids=names,
@@ -120,9 +114,7 @@ class FeatureData(Data):
             groups=[group or id for group, id in zip(columns.get("group", [None] * n), names, strict=True)],
             info=info,
             where=where,
-            rows=kept,
-            skipped={FeatureError.code: len(bad)} if bad else {},
-            n_official=n,
+            bad=frozenset(bad),
         )
 
     @property
@@ -141,7 +133,9 @@ class FeatureData(Data):
         return tuple(group for _, _, group in self._shown)
 
     def column(self, name: str) -> tuple[str | None, ...]:
-        """One cell per row of ``id``, ``label``, ``group``, or a further array of the file; DataError where there is none."""
+        """One cell per row of ``id``, ``label``, ``group``, or a further array of the file; DataError where there is
+        none.
+        """
         if name == "id":
             return self.ids
         if name == "group":
@@ -175,7 +169,7 @@ class FeatureData(Data):
             label = self.labels[self._targets[i]] if self._targets[i] >= 0 else None
             row = hashlib.blake2b(repr((self._ids[i], label, self._groups[i])).encode(), digest_size=16)
             for name, array in self._arrays.items():
-                value = str(array[i]).encode() if array.dtype.kind == "U" else np.ascontiguousarray(_float(array[i]))
+                value = str(array[i]).encode() if array.dtype.kind == "U" else _float(array[i]).tobytes()
                 row.update(f"{name}{array.shape[1:]}".encode())
                 row.update(value)
             rows.append((self._ids[i], row.digest()))
@@ -183,6 +177,8 @@ class FeatureData(Data):
 
     def clip(self, index: int, *, epoch: int = 0, view: int = 0) -> Clip:
         i = self._rows[index]
+        if i in self._bad:
+            raise FeatureError(f"row {i} has non-finite values.", file=self.where, hint="data.prepare() leaves it out.")
         target = self._targets[i]
         return Clip(
             id=self._ids[i],
@@ -208,6 +204,27 @@ class FeatureData(Data):
         return Stream(data, mask, 1.0)
 
     def subset(self, indices: Sequence[int], *, split: str | None = None) -> Self:
+        return self._with([self._rows[i] for i in indices], split=self.split if split is None else split)
+
+    def prepare(self, *, workers: int = 0, on_error: Literal["skip", "raise"] = "skip", progress: bool = False) -> Self:
+        """Without the rows that have non-finite values (there are none unless loaded with ``drop_bad``)."""
+        kept = [i for i in self._rows if i not in self._bad]
+        lost = len(self._rows) - len(kept)
+        if lost and on_error == "raise":
+            self.clip(next(k for k, i in enumerate(self._rows) if i in self._bad))
+        if lost and not kept:
+            raise FeatureError(f"every one of {lost} rows has non-finite values.", file=self.where)
+        skipped = Counter(self.skipped) + Counter({FeatureError.code: lost})
+        return self._with(kept, split=self.split, skipped=skipped, n_official=self.n_official)
+
+    def _with(
+        self,
+        rows: Sequence[int],
+        *,
+        split: str,
+        skipped: Mapping[str, int] | None = None,
+        n_official: int | None = None,
+    ) -> Self:
         return type(self)(
             self._arrays,
             ids=self._ids,
@@ -216,23 +233,22 @@ class FeatureData(Data):
             groups=self._groups,
             info=self._info,
             where=self.where,
-            rows=[self._rows[i] for i in indices],
-            split=self.split if split is None else split,
+            rows=rows,
+            split=split,
+            bad=self._bad,
+            skipped=skipped,
+            n_official=n_official,
         )
 
 
 def load_features(path: str | Path, *, drop_bad: bool = False) -> FeatureData:
-    """The rows of a feature file, or of a folder of ``.npy`` files; errors as ``FeatureData.from_arrays``, MissingFile, DataError."""
+    """The rows of a feature file or a folder of ``.npy`` files.
+
+    MissingFile: there is no such file. DataError, FeatureError: it is none, or damaged; further as
+    ``FeatureData.from_arrays``.
+    """
     path = Path(path)
-    if not path.exists():
-        raise MissingFile("there is no such file.", file=path)
-    readers = {".npz": _npz, ".h5": _h5, ".hdf5": _h5, ".mat": _mat}
-    if path.is_dir():
-        arrays = _folder(path)
-    elif path.suffix.lower() in readers:
-        arrays = readers[path.suffix.lower()](path)
-    else:
-        raise DataError(f'"{path.suffix}" is not a feature file.', file=path, hint=f"Known: {', '.join(readers)}, a folder.")
+    arrays = read_arrays(path)
     classes = labels_file(path) if path.is_dir() else None
     return FeatureData.from_arrays(arrays, where=str(path), classes=classes, drop_bad=drop_bad)
 
@@ -252,13 +268,22 @@ def _feature(value: Any, name: str, where: str) -> np.ndarray:
         array = array[:, None]
     if not 2 <= array.ndim <= 5 or 0 in array.shape[1:]:
         raise FeatureError(
-            f"{name} has the shape {array.shape}.", file=where, hint="[N,D], [N,T,D], [N,H,W,D] or [N,T,H,W,D] is meant."
+            f"{name} has the shape {array.shape}.",
+            file=where,
+            hint="[N,D], [N,T,D], [N,H,W,D] or [N,T,H,W,D] is meant.",
         )
     return array
 
 
+def _listed(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return (", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")) or "nothing"
+
+
 def _kind(array: np.ndarray) -> str:
-    return {"S": "text", "U": "text", "O": "Python objects", "c": "complex numbers"}.get(array.dtype.kind, str(array.dtype))
+    return {"S": "text", "U": "text", "O": "Python objects", "c": "complex numbers"}.get(
+        array.dtype.kind, str(array.dtype)
+    )
 
 
 def _mask(value: Any, array: np.ndarray, name: str, where: str) -> np.ndarray:
@@ -286,7 +311,9 @@ def _column(value: Any, key: str, n: int, where: str) -> list[str | None]:
     if array.dtype.kind == "f" and key == "label":
         odd = np.flatnonzero(np.isfinite(array) & (array != np.round(array)))
         if len(odd):
-            raise LabelError(f"label {array[odd[0]]:g} of row {odd[0]} is no class.", file=where, hint="Whole numbers or names.")
+            raise LabelError(
+                f"label {array[odd[0]]:g} of row {odd[0]} is no class.", file=where, hint="Whole numbers or names."
+            )
     cells = [cell(_unwrapped(v)) for v in array]
     if key == "label" and array.dtype.kind in "if":
         cells = [None if c is not None and c.startswith("-") else c for c in cells]  # -1: no class
@@ -304,24 +331,32 @@ def _unwrapped(value: Any) -> Any:
 
 def _split(word: str | None, where: str) -> str:
     if word is None:
-        raise DataError("the split is empty.", file=where, hint="Give every row train, val or test, or leave `split` out.")
+        raise DataError(
+            "the split is empty.", file=where, hint="Give every row train, val or test, or leave `split` out."
+        )
     check_split(word, where)
     return word
 
 
 def _bad_rows(arrays: Mapping[str, np.ndarray], where: str, *, raising: bool) -> set[int]:
-    """Rows with a value that is not finite where the mask does not hide it; FeatureError that names them if ``raising``."""
+    """Rows with a value that is not finite where the mask does not hide it; FeatureError that names them if
+    ``raising``.
+    """
     bad: set[int] = set()
     for name in MODALITIES:
         if name not in arrays or arrays[name].dtype.kind != "f":
             continue
         array, mask = arrays[name], arrays.get(f"{name}_mask")
-        block = max(1, (1 << 22) // max(1, int(np.prod(array.shape[1:]))))  # memory-mapped files are read piece by piece
+        block = max(
+            1, (1 << 22) // max(1, int(np.prod(array.shape[1:])))
+        )  # memory-mapped files are read piece by piece
         rows: list[int] = []
         for first in range(0, len(array), block):
             finite = np.isfinite(_float(array[first : first + block]))
             if mask is not None:
-                finite |= ~mask[first : first + block].reshape(mask[first : first + block].shape + (1,) * (array.ndim - 2))
+                finite |= ~mask[first : first + block].reshape(
+                    mask[first : first + block].shape + (1,) * (array.ndim - 2)
+                )
             rows += (first + np.flatnonzero(~finite.reshape(len(finite), -1).all(1))).tolist()
         if rows and raising:
             shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
@@ -338,92 +373,3 @@ def _float(array: np.ndarray) -> np.ndarray:
     """float32 as the clips have it; what does not fit becomes infinite (and is reported), without a NumPy warning."""
     with np.errstate(over="ignore"):
         return np.asarray(array, dtype=np.float32)
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
-def _wanted(name: str) -> bool:
-    return name in (*MODALITIES, *_MASKS, *KEYS)
-
-
-def _npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise FeatureError("is not a plain .npy array.", file=path, hint=_objects_hint(error)) from error
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise FeatureError("is a single array, not an .npz archive.", file=path)
-            for name in file.files:
-                try:
-                    arrays[name] = file[name]
-                except ValueError as error:
-                    if _wanted(name):
-                        raise FeatureError(f"{name} cannot be read.", file=path, hint=_objects_hint(error)) from error
-    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
-        raise FeatureError("is not an .npz archive, or is damaged.", file=path, hint=_objects_hint(error)) from error
-    return arrays
-
-
-def _objects_hint(error: Exception) -> str:
-    if "allow_pickle" in str(error):
-        return "It holds Python objects; save text as np.array(values, dtype=str)."
-    return ""
-
-
-def _h5(path: Path) -> dict[str, np.ndarray]:
-    import h5py
-
-    arrays = {}
-    try:
-        with h5py.File(path, "r") as file:
-            for name, item in file.items():
-                if isinstance(item, h5py.Dataset) and item.shape is not None:
-                    arrays[str(name)] = item.asstr()[...] if h5py.check_string_dtype(item.dtype) else item[...]
-    except (OSError, KeyError, RuntimeError, UnicodeDecodeError, TypeError) as error:
-        raise FeatureError("is not an HDF5 file, or is damaged.", file=path) from error
-    return arrays
-
-
-def _mat(path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat
-
-    try:
-        with path.open("rb") as file:
-            if b"MATLAB 7.3" in file.read(128):
-                raise FeatureError("is of MATLAB's version 7.3.", file=path, hint="Save it with -v7, or as .h5 or .npz.")
-        found = loadmat(path, mat_dtype=False)
-    except FeatureError:
-        raise
-    except Exception as error:  # scipy raises a dozen types on damaged bytes, MemoryError among them
-        raise FeatureError("is not a .mat file, or is damaged.", file=path) from error
-    return {name: value for name, value in found.items() if not name.startswith("__") and isinstance(value, np.ndarray)}
-
-
-def _folder(folder: Path) -> dict[str, Any]:
-    arrays: dict[str, Any] = {path.stem: _npy(path) for path in sorted(folder.glob("*.npy"))}
-    if "ids" in arrays:
-        arrays.setdefault("id", arrays.pop("ids"))
-    if (folder / "ids.txt").is_file():
-        arrays["id"] = np.array([line.strip() for line in (folder / "ids.txt").read_text("utf-8-sig").splitlines()])
-    meta = folder / "meta.csv"
-    if not meta.is_file():
-        return arrays
-    try:
-        with meta.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError("is not CSV in UTF-8.", file=meta) from error
-    header = [name.strip() for name in rows[0]] if rows else []
-    uneven = next((i for i, row in enumerate(rows, 1) if len(row) != len(header)), None)
-    if uneven is not None:
-        raise DataError(f"{len(rows[uneven - 1])} cells, but {len(header)} columns.", file=f"{meta}:{uneven}")
-    n = len(next((arrays[m] for m in MODALITIES if m in arrays), rows[1:]))
-    if len(rows) - 1 != n:
-        raise FeatureError(f"{len(rows) - 1} rows, but the arrays have {n}.", file=meta)
-    columns = {name: np.array([row[i] for row in rows[1:]], dtype=str) for i, name in enumerate(header)}
-    return {**arrays, **columns}

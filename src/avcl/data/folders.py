@@ -2,12 +2,13 @@
 
 ``layout="auto"`` takes the first that fits; name one to be sure. The choice is logged.
 
-* ``paired``  sub-folders of these names hold media (at least one of them): ``video/`` ``audio/`` ``images/``, and ``text/``
-              with ``.txt`` files beside them. Files of the same stem (sub-folders included) are one row.
-* ``plain``   media files stand in the folder itself: every video below it is a row. Where there are no videos the sounds are
-              the rows, or the pictures; sounds *and* pictures without videos are an error, since nothing says what belongs
-              together.
-* ``splits``  every sub-folder with media is named ``train``, ``val`` or ``test``; each is read as paired, plain or classes.
+* ``paired``  sub-folders of these names hold media (at least one of them): ``video/`` ``audio/`` ``images/``, and
+              ``text/`` with ``.txt`` files beside them. Files of the same stem (sub-folders included) are one row.
+* ``plain``   media files stand in the folder itself: every video below it is a row. Where there are no videos, the
+              sounds are the rows, or the pictures; sounds *and* pictures without videos are an error: nothing says
+              what belongs together.
+* ``splits``  every sub-folder with media is named ``train``, ``val`` or ``test``; each is read as paired, plain or
+              classes.
 * ``classes`` otherwise: the name of each sub-folder with media is the label of everything below it.
 
 The id is the path below the folder without suffix. Names that begin with a dot are passed over.
@@ -17,9 +18,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from avcl.data.labels import SPLITS, check_ids, check_label, labels_file
 from avcl.data.manifest import Row, Table
@@ -34,7 +34,9 @@ _COLUMN = {"video": "video", "audio": "audio", "images": "image"}
 
 
 def read_folder(folder: str | Path, layout: Layout = "auto") -> Table:
-    """The rows of a folder of media files; DataError where nothing can be made of it, LabelError for a class not in labels.txt."""
+    """The rows of a folder of media files; DataError where nothing can be made of it, LabelError for a class not in
+    labels.txt.
+    """
     folder = Path(folder).absolute()
     files = media_files(folder)
     if not files:
@@ -127,43 +129,47 @@ def _one_kind(folder: Path, files: list[Path]) -> list[Path]:
 def _row(folder: Path, file: Path, prefix: str, *, split: str | None = None, label: str | None = None) -> Row:
     suffix = file.suffix.lower()
     column = "video" if suffix in VIDEO_SUFFIXES else "audio" if suffix in AUDIO_SUFFIXES else "image"
-    return Row(id=prefix + file.with_suffix("").as_posix(), **{column: str(folder / file)}, split=split, label=label)
+    given: dict[str, Any] = {column: str(folder / file)}
+    return Row(id=prefix + _stem(file), **given, split=split, label=label)
+
+
+def _stem(file: Path) -> str:
+    return file.with_suffix("").as_posix()
 
 
 def _paired(folder: Path, files: list[Path], prefix: str, split: str | None) -> list[Row]:
-    """Rows joined by stem. A file whose partner is missing stays a row that names the missing partner: it is counted later."""
+    """Rows joined by stem. A file without its partner stays a row that names the missing file: reading it counts it."""
     columns: dict[str, dict[str, str]] = {}
     for top in PAIRED:
         below = [f for f in files if f.parts[0] == top and len(f.parts) > 1]
         if top == "text":
             below = sorted(p.relative_to(folder) for p in (folder / top).rglob("*.txt"))
-        stems = Counter(Path(*file.parts[1:]).with_suffix("").as_posix() for file in below)
-        twice = next((stem for stem, n in stems.items() if n > 1), None)
-        if twice is not None:
-            raise DataError(f'two files are named "{twice}".', file=folder / top)
-        if below:
-            columns[top] = {Path(*file.parts[1:]).with_suffix("").as_posix(): str(folder / file) for file in below}
+        for file in below:
+            stem = _stem(Path(*file.parts[1:]))
+            if columns.setdefault(top, {}).setdefault(stem, str(folder / file)) != str(folder / file):
+                raise DataError(f'two files are named "{stem}".', file=folder / top)
     if not set(columns) & set(_COLUMN):
         raise DataError("no media in video/, audio/ or images/.", file=folder)
-    if len(columns) > 1 and not set.intersection(*(set(c) for c in columns.values())):
-        raise DataError(f"no file name is in all of {', '.join(f'{c}/' for c in columns)}.", file=folder)
+    names = ", ".join(f"{top}/" for top in columns)
+    if not set.intersection(*(set(column) for column in columns.values())):
+        raise DataError(f"no file name is in all of {names}.", file=folder, hint="Partners have the same name.")
     beside = sum(file.parts[0] not in PAIRED or len(file.parts) == 1 for file in files)
     if beside:
-        log.warning("%s: %d media files outside %s were passed over", folder, beside, ", ".join(f"{c}/" for c in columns))
+        log.warning("%s: %d media files outside %s were passed over", folder, beside, names)
     every = sorted(set().union(*columns.values()))
     alone = [stem for stem in every if any(stem not in column for column in columns.values())]
     if alone:
         log.warning('%s: %d of %d rows lack a partner (first: "%s")', folder, len(alone), len(every), alone[0])
-    return [
-        Row(
-            id=prefix + stem,
-            **{_COLUMN[top]: c.get(stem, str(folder / top / stem)) for top, c in columns.items() if top != "text"},
-            text=_text(columns["text"].get(stem)) if "text" in columns else None,
-            label=stem.split("/")[0] if all("/" in s for s in every) else None,
-            split=split,
-        )
-        for stem in every
-    ]
+    deep = all("/" in stem for stem in every)
+    texts = columns.pop("text", {})
+    rows = []
+    for stem in every:
+        files_of: dict[str, Any] = {
+            _COLUMN[top]: found.get(stem, str(folder / top / stem)) for top, found in columns.items()
+        }
+        label = stem.split("/")[0] if deep else None
+        rows.append(Row(id=prefix + stem, **files_of, text=_text(texts.get(stem)), label=label, split=split))
+    return rows
 
 
 def _text(path: str | None) -> str | None:

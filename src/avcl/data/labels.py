@@ -21,10 +21,11 @@ def cell(value: Any) -> str | None:
         value = value.decode("utf-8", "replace")
     if isinstance(value, Real) and not isinstance(value, bool):
         if isinstance(value, Integral):
-            return str(int(value))
-        if math.isnan(value):
+            return str(value)
+        number = float(value)
+        if math.isnan(number):
             return None
-        return str(int(value)) if float(value).is_integer() else str(float(value))
+        return str(int(number)) if number.is_integer() else str(number)
     return str(value).strip() or None
 
 
@@ -70,7 +71,7 @@ def check_split(split: str | None, where: str | Path) -> None:
 
 
 def check_ids(ids: Sequence[str], where: Sequence[str], file: str | Path) -> None:
-    """DataError that names the first id that stands twice, and where (``where``: one word per row, such as "line 7")."""
+    """DataError that names the first id that stands twice, and where (``where``: a word per row, such as "line 7")."""
     if len(set(ids)) == len(ids):
         return
     first: dict[str, int] = {}

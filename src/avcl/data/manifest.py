@@ -25,14 +25,15 @@ log = logging.getLogger("avcl.data")
 FILES = ("video", "audio", "image")
 COLUMNS = ("id", *FILES, "text", "start", "end", "label", "split", "group")
 MANIFESTS = ("manifest.csv", "manifest.jsonl", "manifest.parquet")
+MANIFEST_SUFFIXES = frozenset({".csv", ".jsonl", ".parquet"})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One data item before it is decoded: files (absolute), seconds of the file's clock, and what is known about it.
 
-    ``video``: a file with pictures and, where no ``audio`` file is given, the sound · ``image``: a still, which counts as
-    video with one step · ``group`` (default: the id): what may not be split between train and test.
+    ``video``: a file with pictures and, where no ``audio`` file is given, the sound · ``image``: a still, which counts
+    as video with one step · ``group`` (default: the id): what may not be split between train and test.
     """
 
     id: str
@@ -59,7 +60,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in the order of the source; ``labels`` from labels.txt, or None; ``where``: the file or folder they came from."""
+    """Rows in the order of the source; ``labels`` from labels.txt, or None; ``where``: the file or folder they came
+    from.
+    """
 
     rows: tuple[Row, ...]
     labels: tuple[str, ...] | None
@@ -69,9 +72,9 @@ class Table:
 def read_manifest(path: str | Path) -> Table:
     """The rows of a CSV, JSONL or Parquet table.
 
-    MissingFile: there is no such file. DataError, LabelError: a missing column, no rows, and with the line: a cell that is
-    no number, an end before its start, an unknown split, a label that labels.txt does not know, an id that stands twice.
-    ExtraError: Parquet without pyarrow.
+    MissingFile: there is no such file. DataError, LabelError: a missing column, no rows, and with the line: a cell that
+    is no number, an end before its start, an unknown split, a label that labels.txt does not know, an id that stands
+    twice. ExtraError: Parquet without pyarrow.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,7 +84,8 @@ def read_manifest(path: str | Path) -> Table:
     if reader is None:
         raise DataError(f'"{path.suffix}" is not a manifest.', file=path, hint=f"Known: {', '.join(readers)}.")
     classes = labels_file(path.parent)
-    rows, lines = [], []
+    rows: list[Row] = []
+    lines: list[int] = []
     for line, values in reader(path):
         if not rows:
             _check_columns(values, path)

@@ -27,10 +27,11 @@ def assign_splits(
 ) -> tuple[str, ...]:
     """A split for each row: whole groups, near ``ratios`` in all and within each class.
 
-    Groups go, the largest first and equal ones in an order drawn from ``seed``, to the split s where
-    sum over c of ((have[s,c] + n[c] - want[s,c])^2 - (have[s,c] - want[s,c])^2) / want[s,c] is least, c running over the
-    classes and "all rows" (a chi-square). What a row gets depends on the set of (group, class) pairs and the seed, not on the
-    order of the rows. Every split has a group if there are as many groups as splits. ``targets``: -1 is no class.
+    Groups go, the largest first and equal ones in an order drawn from ``seed``, to the split s where sum over c of
+    ((have[s,c] + n[c] - want[s,c])^2 - (have[s,c] - want[s,c])^2) / want[s,c] is least, c running over the classes and
+    (with more weight the more classes there are) "all rows": a chi-square. What a row gets depends on the set of
+    (group, class) pairs and the seed, not on the order of the rows. Every split has a group if there are as many groups
+    as splits. ``targets``: -1 is no class.
     """
     counts: dict[str, Counter[int | str]] = defaultdict(Counter)
     for group, target in zip(groups, targets if targets is not None else [-1] * len(groups), strict=True):
@@ -42,17 +43,22 @@ def assign_splits(
         total.update(count)
     want = {split: {c: n * share for c, n in total.items()} for split, share in ratios.items()}
     have: dict[str, Counter[int | str]] = {split: Counter() for split in ratios}
+    # "all rows" is one voice against those of many classes: it needs weight, or the sizes of the splits drift
+    weight: Mapping[int | str, int] = {"rows": min(len(total), 16)}
     tie = {group: _draw(seed, group) for group in counts}
     chosen: dict[str, str] = {}
     for group in sorted(counts, key=lambda g: (-counts[g]["rows"], tie[g])):
         n = counts[group]
         # fsum: the same to the last bit in whichever order the rows named the classes
-        cost = {s: fsum(k * (k + 2 * (have[s][c] - want[s][c])) / want[s][c] for c, k in n.items()) for s in ratios}
+        cost = {
+            s: fsum(weight.get(c, 1) * k * (k + 2 * (have[s][c] - want[s][c])) / want[s][c] for c, k in n.items())
+            for s in ratios
+        }
         split = min(ratios, key=lambda s: cost[s])
         chosen[group] = split
         have[split].update(n)
     members = Counter(chosen.values())
-    for empty in (s for s in ratios if not members[s]):
+    for empty in (s for s in reversed(list(ratios)) if not members[s]):
         giver = max(ratios, key=lambda s: members[s])
         if members[giver] > 1:
             group = min((g for g, s in chosen.items() if s == giver), key=lambda g: (counts[g]["rows"], tie[g]))
@@ -71,7 +77,9 @@ def find_leak(groups: Sequence[str], splits: Sequence[str]) -> tuple[str, str, l
     for a, b in (("train", "test"), ("train", "val"), ("val", "test")):
         both = members[a] & members[b]
         if both:
-            seen = dict.fromkeys(g for g in groups if g in both)  # in the order of the rows: "first" is the first one a reader meets
+            seen = dict.fromkeys(
+                g for g in groups if g in both
+            )  # in the order of the rows: "first" is the first one a reader meets
             return a, b, list(seen)
     return None
 
@@ -87,8 +95,9 @@ def make_splits(
 ) -> Splits:
     """The parts of ``data``: the ``official`` split of each row, or a seeded group-aware 80/10/10 where that is None.
 
-    An official split without val gives a seeded group-aware tenth of train as val (the rest is train). ``groups`` (default:
-    the data's own) is what is kept together. LeakError: a group stands in more than one official split, unless ``allow_leak``.
+    An official split without val gives a seeded group-aware tenth of train as val (the rest is train). ``groups``
+    (default: the data's own) is what is kept together. LeakError: a group stands in more than one official split,
+    unless ``allow_leak``.
     """
     groups = data.groups if groups is None else groups
     targets = data.targets
@@ -110,12 +119,14 @@ def make_splits(
                 raise LeakError(
                     f'{appear} in {a} and {b} (first: "{both[0]}"). Scores would be inflated.',
                     file=where,
-                    hint='Split by group with split_by="group" (--split-by group), or pass allow_leak=True (--allow-leak) to '
-                    "proceed (stamped on the result).",
+                    hint='Split by group with split_by="group" (--split-by group), or pass allow_leak=True '
+                    "(--allow-leak) to proceed (stamped on the result).",
                 )
         if "val" not in splits and "train" in splits:
             train = [i for i, split in enumerate(splits) if split == "train"]
-            inner = assign_splits([groups[i] for i in train], [targets[i] for i in train], seed=seed, ratios=WITHOUT_TEST)
+            inner = assign_splits(
+                [groups[i] for i in train], [targets[i] for i in train], seed=seed, ratios=WITHOUT_TEST
+            )
             for i, split in zip(train, inner, strict=True):
                 splits[i] = split
     parts = {name: data.subset([i for i, s in enumerate(splits) if s == name], split=name) for name in SPLITS}

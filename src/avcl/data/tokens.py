@@ -1,4 +1,6 @@
-"""Text as a stream: one token per UTF-8 byte (0..255), one token a second; longer vocabularies are the business of systems."""
+"""Text as a stream: one token per UTF-8 byte (0..255), one token a second; longer vocabularies are the business of
+systems.
+"""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from avcl.errors import ConfigError, MediaError
 def segments(duration: float, window: float, hop: float | None = None) -> list[tuple[float, float]]:
     """(start, end) of the windows of ``window`` seconds that start every ``hop`` seconds (default: ``window``).
 
-    What is not longer than a window is one segment of its own length. Where the grid leaves more than a twentieth of a window
-    uncovered at the end, one more window ends there; so with hop <= window every moment but such a rest is covered. No time at
-    all gives no segment. ConfigError: window or hop is not positive.
+    What is not longer than a window is one segment of its own length. Where the grid leaves more than a twentieth of a
+    window uncovered at the end, one more window ends there; so with hop <= window every moment but such a rest is
+    covered. No time at all gives no segment. ConfigError: window or hop is not positive.
     """
     hop = window if hop is None else hop
     if not (window > 0 and hop > 0):

@@ -18,7 +18,8 @@ CHUNK = 64  # pictures resized at once: the float copy of a long video would not
 def scaled_size(source: tuple[int, int], target: tuple[int, int], fit: str) -> tuple[int, int]:
     """(height, width) to which a ``source`` picture is scaled before it is cropped or padded to ``target``.
 
-    "stretch": the target itself · "crop": the smallest size of the same aspect that covers it · "pad": the largest inside it.
+    "stretch": the target itself · "crop": the smallest size of the same aspect that covers it · "pad": the largest
+    inside it.
     """
     if fit not in FITS:
         raise ConfigError(f'fit="{fit}" is unknown.', hint=f"Use one of {', '.join(FITS)}.")
@@ -39,10 +40,12 @@ def margins(scaled: tuple[int, int], target: tuple[int, int]) -> tuple[int, int,
 
 
 def resize(pictures: Tensor, size: tuple[int, int], fit: Fit = "crop") -> Tensor:
-    """``pictures`` [..., C, H, W] (uint8 or float) scaled to ``size`` (height, width), cropped or padded with zeros about the center.
+    """``pictures`` [..., C, H, W] (uint8 or float) scaled to ``size`` (height, width), cropped or padded with zeros
+    about the center.
 
-    Each output pixel is the triangle-weighted mean of the input pixels under it (so a small picture does not alias); uint8 comes
-    back rounded to uint8. The pixel grid is taken as square. Raises ConfigError for an unknown ``fit`` or an empty size.
+    Each output pixel is the triangle-weighted mean of the input pixels under it (so a small picture does not alias);
+    uint8 comes back rounded to uint8. The pixel grid is taken as square. Raises ConfigError for an unknown ``fit`` or
+    an empty size.
     """
     target = (int(size[0]), int(size[1]))
     lead, (height, width) = pictures.shape[:-3], (int(pictures.shape[-2]), int(pictures.shape[-1]))

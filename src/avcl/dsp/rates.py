@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,18 +30,29 @@ def reach(up: int, down: int) -> int:
     return HALF_FILTER * max(up, down) // up + 1
 
 
+@lru_cache(maxsize=16)
+def _filter(up: int, down: int) -> np.ndarray:
+    """The low-pass that ``resample_poly`` designs by default; it takes longer than filtering a short clip, so it is
+    kept."""
+    from scipy.signal import firwin
+
+    slower = max(up, down)
+    return firwin(2 * HALF_FILTER * slower + 1, 1.0 / slower, window=("kaiser", 5.0))
+
+
 def resample(wave: Tensor, from_rate: float, to_rate: float, *, dim: int = 1) -> Tensor:
     """y[k] = sum_j x[j] h(k * down - j * up): ``wave`` at ``to_rate`` samples a second.
 
-    ``wave`` [B,T] or [B,T,C] (any shape with ``dim`` as the time axis), floating point. Output sample k stands at k / to_rate
-    seconds of the same clock (zero phase); its length is ceil(T * to_rate / from_rate). Outside of the wave is silence.
-    Not differentiable. Raises ConfigError for a rate that is not positive.
+    ``wave`` [B,T] or [B,T,C] (any shape with ``dim`` as the time axis), floating point. Output sample k stands at k /
+    to_rate seconds of the same clock (zero phase); its length is ceil(T * to_rate / from_rate). Outside of the wave
+    is silence. Not differentiable. Raises ConfigError for a rate that is not positive.
     """
     factor = ratio(from_rate, to_rate)
     if factor == 1 or wave.shape[dim] == 0:
         return wave
     from scipy.signal import resample_poly
 
+    up, down = factor.numerator, factor.denominator
     source = wave.detach().cpu().numpy()
-    out = resample_poly(source, factor.numerator, factor.denominator, axis=dim, window=("kaiser", 5.0))
+    out = resample_poly(source, up, down, axis=dim, window=_filter(up, down).astype(source.dtype))
     return torch.from_numpy(out).to(wave.device, wave.dtype)

@@ -1,7 +1,8 @@
 """Spectra on the clock: short-time Fourier transform and log-mel, in torch, differentiable.
 
-Frame n is centered on sample n * hop; there are ceil(T / hop) frames, one for every hop that begins inside the wave, so the mask of
-a spectrum is ``mask[:, ::hop]`` of the wave and its rate is ``sample_rate / hop``. Outside of the wave is silence.
+Frame n is centered on sample n * hop; there are ceil(T / hop) frames, one for every hop that begins inside the wave,
+so the mask of a spectrum is ``mask[:, ::hop]`` of the wave and its rate is ``sample_rate / hop``. Outside of the wave
+is silence.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ def _hann(n_fft: int, device: str, dtype: torch.dtype) -> Tensor:
 def stft(wave: Tensor, *, n_fft: int, hop: int) -> Tensor:
     """X[n, f] = sum_t x[n * hop + t - n_fft / 2] w[t] exp(-2 pi i f t / n_fft), w the periodic Hann window.
 
-    ``wave`` [B,T] -> complex [B,N,F]; [B,T,C] -> [B,N,F,C]; N = ceil(T / hop), F = n_fft // 2 + 1. Raises ConfigError for a
-    wave of another rank or for a hop that is not in 1..n_fft.
+    ``wave`` [B,T] -> complex [B,N,F]; [B,T,C] -> [B,N,F,C]; N = ceil(T / hop), F = n_fft // 2 + 1. Raises ConfigError
+    for a wave of another rank or for a hop that is not in 1..n_fft.
     """
     if wave.ndim == 3:
         batch, _, channels = wave.shape
         each = stft(wave.transpose(1, 2).reshape(batch * channels, -1), n_fft=n_fft, hop=hop)
         return each.reshape(batch, channels, *each.shape[1:]).permute(0, 2, 3, 1)
     if wave.ndim != 2 or not 1 <= hop <= n_fft:
-        raise ConfigError(f"stft needs a wave [B,T] or [B,T,C] and 1 <= hop <= n_fft, not {list(wave.shape)}, {hop}, {n_fft}.")
+        raise ConfigError(
+            f"stft needs a wave [B,T] or [B,T,C] and 1 <= hop <= n_fft, not {list(wave.shape)}, {hop}, {n_fft}."
+        )
     length = wave.shape[1]
     steps = -(-length // hop)
     # The last frame starts at (steps - 1) * hop - n_fft // 2: pad just far enough for it to be whole.
@@ -84,11 +87,19 @@ def _bank_on(
 
 
 def mel_filters(
-    sample_rate: float, *, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None, scale: MelScale = "slaney"
+    sample_rate: float,
+    *,
+    n_fft: int,
+    n_mels: int,
+    fmin: float = 0.0,
+    fmax: float | None = None,
+    scale: MelScale = "slaney",
 ) -> Tensor:
-    """Triangles of equal area on the mel scale, float64 [n_fft // 2 + 1, n_mels] (librosa's ``filters.mel``, transposed).
+    """Triangles of equal area on the mel scale, float64 [n_fft // 2 + 1, n_mels] (librosa's ``filters.mel``,
+    transposed).
 
-    ``scale`` "slaney": linear below 1 kHz and logarithmic above (the default of librosa) · "htk": 2595 log10(1 + f / 700).
+    ``scale`` "slaney": linear below 1 kHz and logarithmic above (the default of librosa) · "htk": 2595 log10(1 + f /
+    700).
     """
     return _filterbank(sample_rate, n_fft, n_mels, fmin, sample_rate / 2 if fmax is None else fmax, scale).clone()
 
@@ -107,8 +118,9 @@ def log_mel(
 ) -> Tensor:
     """S[n, m] = ln(max(floor, sum_f M[f, m] |X[n, f]|^2)), X the STFT and M equal-area triangles on the mel scale.
 
-    ``wave`` [B,T] -> [B,N,n_mels]; [B,T,C] -> [B,N,n_mels,C] (the shape of a spectrum Stream); N = ceil(T / hop); the rate of the
-    result is ``sample_rate / hop``. ``fmax`` defaults to half of the sample rate. Raises ConfigError where the bands do not fit.
+    ``wave`` [B,T] -> [B,N,n_mels]; [B,T,C] -> [B,N,n_mels,C] (the shape of a spectrum Stream); N = ceil(T / hop); the
+    rate of the result is ``sample_rate / hop``. ``fmax`` defaults to half of the sample rate. Raises ConfigError
+    where the bands do not fit.
     """
     top = sample_rate / 2 if fmax is None else fmax
     bank = _bank_on(float(sample_rate), n_fft, n_mels, float(fmin), float(top), scale, str(wave.device), wave.dtype)

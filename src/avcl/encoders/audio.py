@@ -15,14 +15,22 @@ from avcl.types import Stream
 def log_mel_stream(stream: Stream, *, bands: int = 48, hop: float = 1 / 64, window: float = 0.032) -> Stream:
     """Level-free log-mel frames of audio [B, T, C]: spectrum [B, T', bands] at about 1 / hop frames a second.
 
-    ``x = (log max(m, 1e-5 · largest m of the clip) - mean over the clip) / 3`` with m the mel power of the channel mean: gain
-    cancels, and silence stays finite. Frame i is centered on sample i · step (step = hop in whole samples, hence the true
-    rate is sample rate / step); it is recorded where that sample is. What lies behind the mask never enters.
+    ``x = (log max(m, 1e-5 · largest m of the clip) - mean over the clip) / 3`` with m the mel power of the channel
+    mean: gain cancels, and silence stays finite. Frame i is centered on sample i · step (step = hop in whole samples,
+    hence the true rate is sample rate / step); it is recorded where that sample is. What lies behind the mask never
+    enters.
     """
     step, size = max(1, round(hop * stream.rate)), 1 << max(5, round(window * stream.rate) - 1).bit_length()
     wave = (stream.data * stream.mask[:, :, None]).mean(2)
     level = log_mel(
-        wave, sample_rate=stream.rate, n_fft=max(size, step), hop=step, n_mels=bands, fmin=50.0, scale="htk", floor=1e-10
+        wave,
+        sample_rate=stream.rate,
+        n_fft=max(size, step),
+        hop=step,
+        n_mels=bands,
+        fmin=50.0,
+        scale="htk",
+        floor=1e-10,
     )  # [B, T', bands]
     mask = stream.mask[:, ::step]
     keep = mask[:, :, None]
@@ -35,8 +43,8 @@ def log_mel_stream(stream: Stream, *, bands: int = 48, hop: float = 1 / 64, wind
 class LogMelConv(nn.Module):
     """Audio [B, T, C] to [B, T', dim] at 8 steps a second (1 / 64 s frames, three halvings), any sample rate.
 
-    Strided 3 × 3 convolutions over frequency and time; then all frequency cells of a step to one vector (absolute pitch is
-    kept), then convolutions over time. Channels last in memory.
+    Strided 3 × 3 convolutions over frequency and time; then all frequency cells of a step to one vector (absolute
+    pitch is kept), then convolutions over time. Channels last in memory.
     """
 
     def __init__(self, *, dim: int = 128, bands: int = 48, widths: tuple[int, int, int] = (24, 48, 64), reach: int = 5):

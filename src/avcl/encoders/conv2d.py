@@ -22,8 +22,8 @@ def glimpses(stream: Stream, count: int) -> Stream:
 class FrameConv(nn.Module):
     """Every frame for itself, at full size: video [B, T, 3, H, W] to [B, T, dim]; any H and W of at least 16 pixels.
 
-    A stem that reads patches of 4 × 4 (the cheapest way down), two strided 3 × 3 convolutions, then mean and maximum over the
-    cells side by side: dim = 2 · last width. Rate and mask stay as they are. Channels last in memory.
+    A stem that reads patches of 4 × 4 (the cheapest way down), two strided 3 × 3 convolutions, then mean and maximum
+    over the cells side by side: dim = 2 · last width. Rate and mask stay as they are. Channels last in memory.
     """
 
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 96)):
@@ -47,9 +47,10 @@ class FrameConv(nn.Module):
 class ChangeConv(nn.Module):
     """Motion at low resolution: video [B, T, 3, H, W] to [B, T, dim] at the rate of the frames.
 
-    Frames become gray and are averaged to ``side`` × ``side`` first: averaging before the difference is what keeps one pixel
-    of camera jitter from drowning the change. Channels: gray, change since the frame before, its magnitude (0 at the start
-    and across a gap). Two strided 3 × 3 convolutions per frame, all cells to one vector, then convolutions over time.
+    Frames become gray and are averaged to ``side`` × ``side`` first: averaging before the difference is what keeps
+    one pixel of camera jitter from drowning the change. Channels: gray, change since the frame before, its magnitude
+    (0 at the start and across a gap). Two strided 3 × 3 convolutions per frame, all cells to one vector, then
+    convolutions over time.
     """
 
     def __init__(self, *, dim: int = 64, side: int = 16, widths: tuple[int, int] = (16, 32), reach: int = 5):
@@ -71,13 +72,13 @@ class ChangeConv(nn.Module):
         x = self.cells(x.flatten(1)).reshape(batch, steps, -1).transpose(1, 2)  # [B, dim, T]
         mask = stream.mask[:, None]
         x = x * mask
-        for norm, conv in zip(self.time_norms, self.times, strict=True):
-            x = (x + conv(nn.functional.gelu(norm(x)) * mask)) * mask
+        for norm, smooth in zip(self.time_norms, self.times, strict=True):
+            x = (x + smooth(nn.functional.gelu(norm(x)) * mask)) * mask
         return stream._replace(data=x.transpose(1, 2))
 
 
 def change_channels(stream: Stream, side: int) -> Tensor:
-    """Gray, change and |change| [B, T, 3, side, side] of a video: averaged to ``side`` first, change 0 where unknown."""
+    """Gray, change and |change| [B, T, 3, side, side] of a video, averaged to ``side`` first; 0 where unknown."""
     gray = nn.functional.adaptive_avg_pool2d(stream.data.mean(2), side)  # [B, T, side, side]
     both = stream.mask[:, 1:] & stream.mask[:, :-1]
     change = torch.zeros_like(gray)

@@ -1,4 +1,4 @@
-"""Fixed summaries of a clip, for methods without an encoder of their own: some tens to hundreds of numbers, nothing learned."""
+"""Fixed summaries of a clip, for methods without an encoder: tens to hundreds of numbers, nothing learned."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def summary_dim(spec: StreamSpec, vocabulary: int = 0) -> int:
 def summarize(stream: Stream, spec: StreamSpec, *, seconds: float, vocabulary: int = 0) -> Tensor:
     """One row of float64 per clip [B, summary_dim], from what was recorded only (padding changes nothing).
 
-    features: mean over time (and cells) · audio: log-mel mean, deviation and mean |step| per band, loudness in slots of the
-    first ``seconds`` · video: color mean and deviation, edge strength, mean gray picture, mean |change| picture, change in
-    slots · tokens: share of each token.
+    features: mean over time (and cells) · audio: log-mel mean, deviation and mean |step| per band, loudness in slots
+    of the first ``seconds`` · video: color mean and deviation, edge strength, mean gray picture, mean |change|
+    picture, change in slots · tokens: share of each token.
     """
     if spec.kind in ("features", "map"):
         data = stream.data.to(torch.float64)

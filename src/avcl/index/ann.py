@@ -1,7 +1,8 @@
 """Approximate search: a FAISS index derived from a vector file, for those who ask for one with ``factory=``.
 
-It is a copy that can be made again: vectors behind its count are searched exactly, removed ones are masked, and every score
-that leaves the index is computed from the vector file. Families: IVF and HNSW (HNSW cannot remove, hence the mask).
+It is a copy that can be made again: vectors behind its count are searched exactly, removed ones are masked, and every
+score that leaves the index is computed from the vector file. Families: IVF and HNSW (HNSW cannot remove, hence the
+mask).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from avcl.errors import ConfigError, StoreError
 from avcl.files import write_atomic
-from avcl.index.vectors import BLOCK, Selector
+from avcl.index.vectors import BLOCK, Selector, library
 
 TRAIN_PER_CELL = 39  # FAISS warns below so many training vectors per cell
 TRAIN_MAX_PER_CELL = 256  # and takes no more than so many
@@ -27,11 +28,11 @@ def is_exact(factory: str) -> bool:
 
 def make(factory: str, dim: int) -> Any:
     """An empty FAISS index for inner products; ConfigError where the factory string is none or of another family."""
-    import faiss
+    faiss = library()
 
     families = "Use Flat (exact), or an IVF or HNSW factory such as IVF64,Flat or HNSW32."
     try:
-        index = faiss.downcast_index(faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT))
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, ValueError, TypeError):
         raise ConfigError(f'"{factory}" is not a FAISS factory string for {dim} dimensions.', hint=families) from None
     if not isinstance(index, faiss.IndexIVF | faiss.IndexHNSW):
@@ -41,7 +42,7 @@ def make(factory: str, dim: int) -> Any:
 
 def needed(factory: str, dim: int) -> int:
     """How many vectors the index wants before it can be trained; below that, search is exact."""
-    import faiss
+    faiss = library()
 
     index = make(factory, dim)
     cells = index.nlist if isinstance(index, faiss.IndexIVF) else 1
@@ -68,7 +69,7 @@ def extend(index: Any, vectors: np.ndarray, start: int) -> None:
 
 def write(index: Any, path: Path) -> int:
     """Write the index; returns the CRC-32 of the file, without which ``read`` does not hand it to FAISS."""
-    import faiss
+    faiss = library()
 
     try:
         write_atomic(path, lambda part: faiss.write_index(index, str(part)))
@@ -79,12 +80,12 @@ def write(index: Any, path: Path) -> int:
 
 def read(path: Path, crc: int) -> Any:
     """StoreError where the file is not what was written; FileNotFoundError where it has been replaced."""
-    import faiss
+    faiss = library()
 
     hint = "Delete this file (search is then exact) and run avcl index update."
     try:
         if _crc(path) == crc:
-            return faiss.downcast_index(faiss.read_index(str(path)))
+            return faiss.read_index(str(path))
     except RuntimeError as error:
         raise StoreError(f"FAISS cannot read the file ({str(error)[:80]}).", file=path, hint=hint) from None
     raise StoreError("the approximate index is damaged (checksum).", file=path, hint=hint)
@@ -100,7 +101,7 @@ def _crc(path: Path) -> int:
 
 def search(index: Any, queries: np.ndarray, k: int, mask: np.ndarray | None) -> np.ndarray:
     """Slots [Q, k] near each query, -1 where the index found fewer than ``k``. ``mask`` [N] bool: only these."""
-    import faiss
+    faiss = library()
 
     selector = None if mask is None else Selector(mask[: index.ntotal])
     chosen = {} if selector is None else {"sel": selector.faiss}

@@ -1,4 +1,6 @@
-"""``meta.json``: what an index was built with. It does not change after the index is made, except for where things lie."""
+"""``meta.json``: what an index was built with. It does not change after the index is made, except for where things
+lie.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ SIMILARITIES = ("cosine", "dot")
 class Embedder(Protocol):
     """What turns clips into vectors. ``fingerprint``: of the weights and of how media are decoded for them.
 
-    ``modalities``: the streams it can embed · ``window``: seconds of a clip it was made for · ``similarity_name``: "cosine" or
-    "dot" · ``inputs``: how media are decoded. ``embed_clips`` gets clips that all have the stream ``modality`` (not all of the
-    same length) and returns [n, dim].
+    ``modalities``: the streams it can embed · ``window``: seconds of a clip it was made for · ``similarity_name``:
+    "cosine" or "dot" · ``inputs``: how media are decoded. ``embed_clips`` gets clips that all have the stream
+    ``modality`` (not all of the same length) and returns [n, dim].
     """
 
     fingerprint: str
@@ -41,7 +43,9 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Meta:
-    """``model``: fingerprint · ``model_path``: where it was loaded from · ``media``: the folder that paths are relative to."""
+    """``model``: fingerprint · ``model_path``: where it was loaded from · ``media``: the folder that paths are
+    relative to.
+    """
 
     model: str
     inputs: Inputs
@@ -62,7 +66,9 @@ class Meta:
                 hint=f"An index can hold {' or '.join(SIMILARITIES)}.",
             )
         if not self.modalities or set(self.modalities) - set(MODALITIES):
-            raise ConfigError(f"an index holds {' and '.join(MODALITIES)}, not {', '.join(self.modalities) or 'nothing'}.")
+            raise ConfigError(
+                f"an index holds {' and '.join(MODALITIES)}, not {', '.join(self.modalities) or 'nothing'}."
+            )
         if self.dim < 1:
             raise ConfigError(f"vectors must have at least one dimension, not {self.dim}.")
         check(self.segment, self.hop)
@@ -106,14 +112,20 @@ class Meta:
 def read(folder: Path) -> Meta:
     """StoreError where ``folder`` is no index or its meta.json is damaged."""
     if not (folder / NAME).is_file():
-        raise StoreError("this is not an index (it has no meta.json).", file=folder, hint="Make one with avcl index build.")
+        raise StoreError(
+            "this is not an index (it has no meta.json).", file=folder, hint="Make one with avcl index build."
+        )
     value: Any = read_json(folder / NAME)
     try:
         if value["format"] != FORMAT:
-            raise StoreError(f"the index has format {value['format']}, not {FORMAT}.", file=folder, hint="Build it again.")
+            raise StoreError(
+                f"the index has format {value['format']}, not {FORMAT}.", file=folder, hint="Build it again."
+            )
         known = {f.name for f in fields(Meta)}
         kept = {key: v for key, v in value.items() if key in known}
         modalities = tuple(value["modalities"])
         return Meta(**{**kept, "inputs": Inputs.from_json(value["inputs"]), "modalities": modalities})
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise StoreError(f"meta.json is damaged ({type(error).__name__}).", file=folder, hint="Build it again.") from None
+        raise StoreError(
+            f"meta.json is damaged ({type(error).__name__}).", file=folder, hint="Build it again."
+        ) from None

@@ -1,4 +1,5 @@
-"""The rows of an index in SQLite: files, segments, what was skipped, the user's columns, and the state of the vector files.
+"""The rows of an index in SQLite: files, segments, what was skipped, the user's columns, and the state of the vector
+files.
 
 Write-ahead logging: one writer, any number of readers, each of which sees the state of one commit.
 """
@@ -8,12 +9,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from avcl.errors import ConfigError, LockedError, StoreError
-from avcl.index.where import damaged
 
 NAME = "rows.sqlite"
 MODALITIES = ("audio", "video")  # each has a column of slots in ``segments`` and a vector file
@@ -48,7 +48,7 @@ SCHEMA = (
 
 
 class FileFacts(NamedTuple):
-    """A file as it is on the disk: path below the media folder, hash of its bytes, size, time of change in nanoseconds."""
+    """A file on the disk: path below the media folder, hash of its bytes, size, time of change in nanoseconds."""
 
     path: str
     hash: str
@@ -58,7 +58,7 @@ class FileFacts(NamedTuple):
 
 def create(folder: Path) -> None:
     """An empty ``rows.sqlite`` in ``folder``."""
-    with typed(folder), sqlite3.connect(folder / NAME, isolation_level=None) as connection:
+    with typed(folder), closing(sqlite3.connect(folder / NAME, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         with transaction(connection):
             for statement in SCHEMA:
@@ -67,7 +67,6 @@ def create(folder: Path) -> None:
             set_state(connection, "generation", 0)
             set_state(connection, "columns", [])
             connection.execute(f"PRAGMA user_version = {VERSION}")
-    connection.close()
 
 
 def connect(folder: Path, *, write: bool = False) -> sqlite3.Connection:
@@ -104,15 +103,23 @@ def connect(folder: Path, *, write: bool = False) -> sqlite3.Connection:
 
 @contextmanager
 def typed(folder: Path) -> Iterator[None]:
-    """What SQLite complains about, as errors of this package."""
+    """What SQLite and the disk complain about, as errors of this package (FileNotFoundError passes: readers look
+    again).
+    """
     try:
         yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"the index cannot be read or written ({error.strerror}).", file=folder) from None
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LockedError("the rows of the index are being written.", file=folder, hint="Try again.") from None
         if code == sqlite3.SQLITE_FULL:
-            raise StoreError("the disk is full.", file=folder, hint="Make room and run the same command again.") from None
+            raise StoreError(
+                "the disk is full.", file=folder, hint="Make room and run the same command again."
+            ) from None
         raise StoreError(
             f"the rows of the index are damaged ({error})."[:180], file=folder / NAME, hint="Build the index again."
         ) from None
@@ -148,15 +155,15 @@ def bump(connection: sqlite3.Connection) -> None:
     set_state(connection, "generation", get_state(connection, "generation", 0) + 1)
 
 
-# ------------------------------------------------------------------------------------------------------ the user's columns
+# --------------------------------------------------------------------------------------------------- the user's columns
 def make_view(connection: sqlite3.Connection, extra: Sequence[str]) -> None:
     """The view ``info``: one row per segment of every finished file; its columns are what ``where`` may use."""
     further = "".join(f', e."{name}" AS "{name}"' for name in extra)
     connection.execute("DROP VIEW IF EXISTS info")
     connection.execute(
-        f"""CREATE VIEW info AS SELECT s.id AS id, f.path AS path, f.folder AS folder, f.name AS name, f.suffix AS suffix,
-        f.size AS size, f.duration AS duration, s.start AS start, s."end" AS "end", s.silent AS silent,
-        s.audio IS NOT NULL AS audio, s.video IS NOT NULL AS video{further}
+        f"""CREATE VIEW info AS SELECT s.id AS id, f.path AS path, f.folder AS folder, f.name AS name,
+        f.suffix AS suffix, f.size AS size, f.duration AS duration, s.start AS start, s."end" AS "end",
+        s.silent AS silent, s.audio IS NOT NULL AS audio, s.video IS NOT NULL AS video{further}
         FROM files f JOIN segments s ON s.file = f.id LEFT JOIN extra e ON e.path = f.path WHERE f.done"""
     )
 
@@ -175,8 +182,8 @@ def set_columns(connection: sqlite3.Connection, names: Sequence[str], table: Seq
     try:
         connection.executemany(f"INSERT INTO extra VALUES ({marks})", table)
     except sqlite3.IntegrityError:
-        seen: set[str] = set()
-        twice = next(str(row[0]) for row in table if row[0] in seen or seen.add(row[0]))  # type: ignore[func-returns-value]
+        paths = [row[0] for row in table]
+        twice = next(path for path in paths if paths.count(path) > 1)
         raise ConfigError(f'the columns have the path "{twice}" twice.') from None
     make_view(connection, names)
     set_state(connection, "columns", list(names))

@@ -10,10 +10,11 @@ TAIL = 0.05  # share of a segment that may stay uncovered at the end: encoders p
 
 
 def segments(duration: float, window: float, hop: float, *, first: int = 0) -> list[tuple[float, float]]:
-    """[k·hop, k·hop + window] for k = ``first``, … while it fits, and [duration - window, duration] for what is left over.
+    """[k·hop, k·hop + window] for k = ``first``, … while it fits, and [duration - window, duration] for what is left
+    over.
 
-    A file shorter than the window is one segment [0, duration]. What is left over at the end gets the last segment, aligned
-    to the end, if it is longer than a twentieth of the window. Seconds, rounded to microseconds.
+    A file shorter than the window is one segment [0, duration]. What is left over at the end gets the last segment,
+    aligned to the end, if it is longer than a twentieth of the window. Seconds, rounded to microseconds.
     """
     check(window, hop)
     slack = TAIL * window

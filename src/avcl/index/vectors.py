@@ -1,8 +1,8 @@
 """Vectors on disk, and exact search in them.
 
-A vector file is float32, one row of ``dim`` numbers after the other, only ever appended to; slot i is row i. How many rows
-count is written in SQLite, after the rows are on the disk: whatever a killed writer left behind the last counted row is
-cut off by the next one. Readers map the file; nothing is loaded at open.
+A vector file is float32, one row of ``dim`` numbers after the other, only ever appended to; slot i is row i. How many
+rows count is written in SQLite, after the rows are on the disk: whatever a killed writer left behind the last counted
+row is cut off by the next one. Readers map the file; nothing is loaded at open.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,15 @@ from avcl.errors import FeatureError, StoreError
 from avcl.files import fsync
 
 BLOCK = 16_384  # rows at a time where the work needs a copy
+BATCH = 4  # so many queries are faster as a matrix product than one after the other
+GROUP = 1024  # queries at a time
+
+
+def library() -> Any:
+    """FAISS, loaded when it is first needed."""
+    import faiss
+
+    return faiss
 
 
 def append(path: Path, count: int, vectors: np.ndarray) -> None:
@@ -83,7 +93,7 @@ def openmp_threads(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    import faiss
+    faiss = library()
 
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
@@ -97,38 +107,34 @@ class Selector:
     """The slots that may be found, as FAISS wants them; keeps the bits alive as long as FAISS looks at them."""
 
     def __init__(self, mask: np.ndarray):
-        import faiss
+        faiss = library()
 
         self._bits = np.packbits(mask, bitorder="little")
         self.faiss = faiss.IDSelectorBitmap(len(self._bits), faiss.swig_ptr(self._bits))
 
 
 def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` largest inner products of each query [Q, dim] with ``vectors`` [N, dim]: scores and slots [Q, k], best first.
+    """The ``k`` largest inner products of each query [Q, dim] with ``vectors`` [N, dim]: scores, slots [Q, k], best
+    first.
 
-    ``mask`` [N] bool: only these slots. Slots are -1 where there are fewer than ``k``. The kernel is that of FAISS'
-    ``IndexFlatIP``, run on the mapped file itself: no second copy of the vectors.
+    ``mask`` [N] bool: only these slots. There are fewer than ``k`` columns where there are fewer slots. A few queries
+    go through the kernel of FAISS' ``IndexFlatIP``, run on the mapped file itself; a batch through blocks of matrix
+    products.
     """
-    import faiss
-
-    if mask is None:
-        return faiss.knn(queries, vectors, min(k, len(vectors)), faiss.METRIC_INNER_PRODUCT)
-    slots = np.flatnonzero(mask)
-    k = min(k, len(slots))
-    if len(slots) * 8 <= len(vectors) or len(queries) >= 20:
-        # Few slots, or a batch worth a matrix product: gather them, block by block.
-        scores = np.full((len(queries), 0), -np.inf, np.float32)
-        found = np.full((len(queries), 0), -1, np.int64)
-        for start in range(0, len(slots), 4 * BLOCK):
-            part = slots[start : start + 4 * BLOCK]
-            s, i = faiss.knn(queries, vectors[part], min(k, len(part)), faiss.METRIC_INNER_PRODUCT)
-            scores = np.concatenate([scores, s], 1)
-            found = np.concatenate([found, np.where(i < 0, -1, part[i])], 1)
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, found = np.take_along_axis(scores, order, 1), np.take_along_axis(found, order, 1)
-        return scores, found
+    faiss = library()
+    slots = None if mask is None else np.flatnonzero(mask)
+    k = min(k, len(vectors) if slots is None else len(slots))
+    if len(queries) >= BATCH:
+        groups = [_blocks(vectors, queries[i : i + GROUP], k, slots) for i in range(0, len(queries), GROUP)]
+        return np.concatenate([g[0] for g in groups]), np.concatenate([g[1] for g in groups])
+    if slots is None:
+        return faiss.knn(queries, vectors, k, faiss.METRIC_INNER_PRODUCT)
+    if len(slots) * 8 <= len(vectors):
+        scores, found = faiss.knn(queries, vectors[slots], k, faiss.METRIC_INNER_PRODUCT)
+        return scores, slots[found]
     scores = np.empty((len(queries), k), np.float32)
     found = np.empty((len(queries), k), np.int64)
+    assert mask is not None
     selector = Selector(mask)
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     faiss.knn_inner_product(
@@ -145,13 +151,42 @@ def nearest(vectors: np.ndarray, queries: np.ndarray, k: int, mask: np.ndarray |
     return scores, found
 
 
+def _blocks(
+    vectors: np.ndarray, queries: np.ndarray, k: int, slots: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """``nearest`` by matrix products: of each block only what beats a query's k-th best so far is looked at again."""
+    count = len(vectors) if slots is None else len(slots)
+    who, where = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    best = np.zeros(0, np.float32)
+    floor = np.full((len(queries), 1), -np.inf, np.float32)
+    for start in range(0, count, BLOCK):
+        here = None if slots is None else slots[start : start + BLOCK]
+        scores = queries @ (vectors[start : start + BLOCK] if here is None else vectors[here]).T
+        if start == 0 and scores.shape[1] > k:
+            column = np.argpartition(scores, -k, axis=1)[:, -k:].ravel()
+            query = np.repeat(np.arange(len(queries)), k)
+        else:
+            query, column = np.nonzero(scores > floor)
+        who = np.concatenate([who, query])
+        where = np.concatenate([where, column + start if here is None else here[column]])
+        best = np.concatenate([best, scores[query, column]])
+        order = np.lexsort((-best, who))
+        who, where, best = who[order], where[order], best[order]
+        rank = np.arange(len(who)) - np.searchsorted(who, np.arange(len(queries)))[who]
+        kept = rank < k
+        who, where, best, rank = who[kept], where[kept], best[kept], rank[kept]
+        floor[who[rank == k - 1], 0] = best[rank == k - 1]
+    if len(best) != len(queries) * k:
+        raise StoreError("the index holds vectors that are not finite.", hint="Build the index again.")
+    return best.reshape(-1, k), where.reshape(-1, k)
+
+
 def products(vectors: np.ndarray, query: np.ndarray, slots: np.ndarray) -> np.ndarray:
     """Inner products [n] in float64 of one query with the vectors of ``slots``.
 
-    Each row is summed by itself, so the same two vectors give the same bits wherever they stand: equal content is a tie.
+    Each row is summed by itself, so the same two vectors give the same bits wherever they stand: equal content is a
+    tie.
     """
     wide = query.astype(np.float64)
-    parts = [
-        (vectors[slots[i : i + BLOCK]].astype(np.float64) * wide).sum(1) for i in range(0, len(slots), BLOCK)
-    ]
+    parts = [(vectors[slots[i : i + BLOCK]].astype(np.float64) * wide).sum(1) for i in range(0, len(slots), BLOCK)]
     return np.concatenate(parts) if parts else np.zeros(0)

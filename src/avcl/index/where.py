@@ -1,8 +1,8 @@
 """``where``: an SQLite expression over the columns of the view ``info``, and nothing else.
 
-Three fences, one behind the other: the text is read word by word (known columns, a short list of operators and functions,
-no statement, comment or second query); SQLite compiles it under an authorizer that allows one SELECT, reads of ``info`` and
-those functions; and it runs on a read-only connection with limits on length, depth and time.
+Three fences, one behind the other: the text is read word by word (known columns, a short list of operators and
+functions, no statement, comment or second query); SQLite compiles it under an authorizer that allows one SELECT,
+reads of ``info`` and those functions; and it runs on a read-only connection with limits on length, depth and time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from avcl.errors import ConfigError, did_you_mean
 
 MAX_LENGTH = 4000  # characters
 MAX_SECONDS = 5.0
-KEYWORDS = frozenset(
-    "and or not in is null isnull notnull like glob between escape case when then else end cast as collate nocase binary "
-    "rtrim true false integer real text numeric".split()
-)
-FUNCTIONS = frozenset(
-    "abs ceil ceiling coalesce floor glob ifnull iif instr length like lower ltrim max min nullif round rtrim sign substr "
-    "substring trim typeof upper".split()
-)
+STEPS = 10_000  # of the virtual machine between two looks at the watch
+_KEYWORDS = """and or not in is null isnull notnull like glob between escape case when then else end cast as collate
+nocase binary rtrim true false integer real text numeric"""
+_FUNCTIONS = """abs ceil ceiling coalesce floor glob ifnull iif instr length like lower ltrim max min nullif round rtrim
+sign substr substring trim typeof upper"""
+KEYWORDS = frozenset(_KEYWORDS.split())
+FUNCTIONS = frozenset(_FUNCTIONS.split())
 _TOKEN = re.compile(
     r"""\s+
     | (?P<string>'(?:[^']|'')*')
@@ -67,7 +66,7 @@ def rows_where(connection: sqlite3.Connection, expression: str, columns: tuple[s
         )
     }
     connection.set_authorizer(authorize)
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS)
     try:
         return [row[0] for row in connection.execute(f"SELECT id FROM info WHERE (\n{expression}\n)")]
     except sqlite3.DatabaseError as error:
@@ -96,9 +95,13 @@ def damaged(error: sqlite3.DatabaseError) -> bool:
 
 
 def check(expression: str, columns: tuple[str, ...]) -> None:
-    """ConfigError unless ``expression`` is made of known columns, literals, operators and functions, in balanced brackets."""
+    """ConfigError unless ``expression`` is made of known columns, literals, operators and functions, in balanced
+    brackets.
+    """
     if not expression.strip():
-        raise ConfigError("where is empty.", hint="Leave it out, or give an expression such as \"path GLOB 'glass/*'\".")
+        raise ConfigError(
+            "where is empty.", hint="Leave it out, or give an expression such as \"path GLOB 'glass/*'\"."
+        )
     if len(expression) > MAX_LENGTH:
         raise ConfigError(f"where has {len(expression)} characters; at most {MAX_LENGTH} are allowed.")
     tokens = list(_tokens(expression, columns))

@@ -1,7 +1,7 @@
 """The one writer of an index: vectors to the disk first, then their rows in one transaction.
 
-A process killed at any moment leaves either the rows before a commit or those after it. Vectors without rows are cut off by
-the next commit; rows without vectors cannot be.
+A process killed at any moment leaves either the rows before a commit or those after it. Vectors without rows are cut
+off by the next commit; rows without vectors cannot be.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from avcl.errors import AvclError, StoreError
+from avcl.errors import AvclError, ExistsError, StoreError
 from avcl.files import Lock, sweep, write_atomic
 from avcl.index import ann, rows, vectors
 from avcl.index.meta import Meta
@@ -21,7 +21,9 @@ from avcl.index.rows import FileFacts
 
 
 class Segment(NamedTuple):
-    """One segment to be written: seconds, whether its sound is silence, and its vectors by modality (None: it has none)."""
+    """One segment to be written: seconds, whether its sound is silence, and its vectors by modality (None: it has
+    none).
+    """
 
     start: float
     end: float
@@ -30,7 +32,9 @@ class Segment(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A file, or the next part of a long one. ``done``: it is complete now; ``reached``: number of the segment to go on with."""
+    """A file, or the next part of a long one. ``done``: it is complete now; ``reached``: number of the segment to go
+    on with.
+    """
 
     facts: FileFacts
     segments: Sequence[Segment]
@@ -48,7 +52,8 @@ class Writer:
         self._lock = Lock(folder)
 
     def __enter__(self) -> Self:
-        self._lock.__enter__()
+        with rows.typed(self.folder):
+            self._lock.__enter__()
         try:
             self.connection: sqlite3.Connection = rows.connect(self.folder, write=True)
             with rows.typed(self.folder):
@@ -62,7 +67,7 @@ class Writer:
         self.connection.close()
         self._lock.__exit__()
 
-    # ------------------------------------------------------------------------------------------------------------- adding
+    # ----------------------------------------------------------------------------------------------------------- adding
     def commit(self, parts: Sequence[Part]) -> None:
         """Write files (or parts of files). A part of a file of other content than the one known replaces that one."""
         states = {m: self._state(m) for m in self.meta.modalities}
@@ -81,18 +86,31 @@ class Writer:
             if found:
                 what = f"{modality} vectors of {parts[0].facts.path}"
                 new = vectors.normalized(vectors.checked(np.stack(found), self.meta.dim, what), cosine=self.meta.cosine)
-                vectors.append(self.folder / state["log"], state["count"], new)
+                with rows.typed(self.folder):
+                    vectors.append(self.folder / state["log"], state["count"], new)
                 state["count"] += len(new)
         with rows.typed(self.folder), rows.transaction(self.connection):
             for number, part in enumerate(parts):
                 file = self._file(part)
-                self.connection.executemany(
-                    'INSERT INTO segments(file, start, "end", silent, audio, video) VALUES (?, ?, ?, ?, ?, ?)',
-                    [
-                        (file, s.start, s.end, int(s.silent), *(slots[m][number][i] if m in slots else None for m in rows.MODALITIES))
-                        for i, s in enumerate(part.segments)
-                    ],
-                )
+                table = [
+                    (
+                        file,
+                        s.start,
+                        s.end,
+                        int(s.silent),
+                        *(slots[m][number][i] if m in slots else None for m in rows.MODALITIES),
+                    )
+                    for i, s in enumerate(part.segments)
+                ]
+                try:
+                    self.connection.executemany(
+                        'INSERT INTO segments(file, start, "end", silent, audio, video) VALUES (?, ?, ?, ?, ?, ?)',
+                        table,
+                    )
+                except sqlite3.IntegrityError:
+                    raise ExistsError(
+                        "a segment of this file is in the index already.", file=part.facts.path, hint="Remove it first."
+                    ) from None
             for modality, state in states.items():
                 rows.set_state(self.connection, modality, state)
             rows.bump(self.connection)
@@ -103,17 +121,30 @@ class Writer:
         self.connection.execute("DELETE FROM skipped WHERE path = ?", (f.path,))
         if part.crawled:
             self.connection.execute("DELETE FROM files WHERE path = ? AND (hash <> ? OR done)", (f.path, f.hash))
-        self.connection.execute(
+        return self.connection.execute(
             """INSERT INTO files(path, folder, name, suffix, hash, size, mtime, duration, crawled, done, reached)
             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(path) DO UPDATE SET
-            duration = max(ifnull(duration, 0), ifnull(excluded.duration, 0)), done = excluded.done, reached = excluded.reached""",
-            (f.path, "" if str(path.parent) == "." else str(path.parent), path.name, path.suffix.lower(), f.hash, f.size,
-             f.mtime, part.duration, int(part.crawled), int(part.done), part.reached),
-        )  # fmt: skip
-        return self.connection.execute("SELECT id FROM files WHERE path = ?", (f.path,)).fetchone()[0]
+            duration = max(ifnull(duration, 0), ifnull(excluded.duration, 0)), done = excluded.done,
+            reached = excluded.reached RETURNING id""",
+            (
+                f.path,
+                _parent(path),
+                path.name,
+                path.suffix.lower(),
+                f.hash,
+                f.size,
+                f.mtime,
+                part.duration,
+                int(part.crawled),
+                int(part.done),
+                part.reached,
+            ),
+        ).fetchone()[0]
 
     def copy(self, facts: FileFacts, source: int) -> int:
-        """A file of the same content as the finished file ``source``: its vectors are copied. The number of segments."""
+        """A file of the content of the finished file ``source``: its vectors are copied. Returns the number of
+        segments.
+        """
         stored = self.connection.execute(
             'SELECT start, "end", silent, audio, video FROM segments WHERE file = ? ORDER BY start', (source,)
         ).fetchall()
@@ -135,15 +166,16 @@ class Writer:
             self.connection.execute("DELETE FROM files WHERE path = ? AND id <> ?", (facts.path, file))
             self.connection.execute(
                 "UPDATE files SET path = ?, folder = ?, name = ?, suffix = ?, size = ?, mtime = ? WHERE id = ?",
-                (facts.path, "" if str(path.parent) == "." else str(path.parent), path.name, path.suffix.lower(),
-                 facts.size, facts.mtime, file),
-            )  # fmt: skip
+                (facts.path, _parent(path), path.name, path.suffix.lower(), facts.size, facts.mtime, file),
+            )
             rows.bump(self.connection)
 
     def touch(self, facts: FileFacts) -> None:
         """Same content, another time of change."""
         with rows.typed(self.folder), rows.transaction(self.connection):
-            self.connection.execute("UPDATE files SET size = ?, mtime = ? WHERE path = ?", (facts.size, facts.mtime, facts.path))
+            self.connection.execute(
+                "UPDATE files SET size = ?, mtime = ? WHERE path = ?", (facts.size, facts.mtime, facts.path)
+            )
 
     def skip(self, path: str, facts: FileFacts | None, error: AvclError) -> None:
         """Note why a file is not in the index; what the index held of it goes."""
@@ -152,7 +184,8 @@ class Writer:
             known = (None, None, None) if facts is None else (facts.hash, facts.size, facts.mtime)
             message = f"{error.what} {error.hint}".strip()
             self.connection.execute(
-                "INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?, ?, ?)", (path, *known, error.code, message, error.time)
+                "INSERT OR REPLACE INTO skipped VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (path, *known, error.code, message, error.time),
             )
             rows.bump(self.connection)
 
@@ -166,9 +199,10 @@ class Writer:
         table.writerow(["file", "code", "message", "time"])
         with rows.typed(self.folder):
             table.writerows(self.connection.execute("SELECT path, code, message, time FROM skipped ORDER BY path"))
-        write_atomic(self.folder / "skipped.csv", text.getvalue())
+        with rows.typed(self.folder):
+            write_atomic(self.folder / "skipped.csv", text.getvalue())
 
-    # ----------------------------------------------------------------------------------------------------------- removing
+    # --------------------------------------------------------------------------------------------------------- removing
     def remove_files(self, ids: Sequence[int]) -> None:
         """Files and their segments are gone for every search that begins after this."""
         with rows.typed(self.folder), rows.transaction(self.connection):
@@ -190,7 +224,7 @@ class Writer:
             )
             rows.bump(self.connection)
 
-    # ---------------------------------------------------------------------------------------------------- files of vectors
+    # ------------------------------------------------------------------------------------------------- files of vectors
     def tidy(self) -> None:
         """After a job: drop removed vectors where they are the greater part, bring the approximate index up to date."""
         with rows.typed(self.folder):
@@ -202,7 +236,7 @@ class Writer:
                 if not ann.is_exact(self.meta.factory):
                     self._refresh(modality)
             self._clean()
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _compact(self, modality: str) -> None:
         """A new vector file without the removed ones; readers of the old state keep their map of the old file."""
@@ -225,7 +259,9 @@ class Writer:
             rows.bump(self.connection)
 
     def _refresh(self, modality: str) -> None:
-        """The approximate index holds every vector again; trained anew once there are twice as many as it was trained on."""
+        """The approximate index holds every vector again; trained anew once there are twice as many as it was trained
+        on.
+        """
         state = self._state(modality)
         near, count = state["near"], state["count"]
         if count < ann.needed(self.meta.factory, self.meta.dim) or (near and near["count"] == count):
@@ -255,7 +291,9 @@ class Writer:
         try:
             return vectors.open_map(self.folder / state["log"], state["count"], self.meta.dim)
         except FileNotFoundError:
-            raise StoreError("a vector file is missing.", file=self.folder / state["log"], hint="Build it again.") from None
+            raise StoreError(
+                "a vector file is missing.", file=self.folder / state["log"], hint="Build it again."
+            ) from None
 
     def _clean(self) -> None:
         """Remove what killed writers left: half-written files, and vector files that no state speaks of."""
@@ -267,3 +305,7 @@ class Writer:
         for path in [*self.folder.glob("*.f32"), *self.folder.glob("*.faiss")]:
             if path.name not in used:
                 path.unlink(missing_ok=True)
+
+
+def _parent(path: PurePosixPath) -> str:
+    return "" if str(path.parent) == "." else str(path.parent)

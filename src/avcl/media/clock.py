@@ -1,8 +1,8 @@
 """The arithmetic of the one clock: which frame a slot shows, and at which sample a sound frame begins. Pure, no files.
 
-t = 0 is the first video frame. Slot i of a picture grid stands at ``start + i / rate`` and shows the latest frame whose timestamp
-is not later. Containers round timestamps to ticks (1 ms in mkv and webm, up to a whole frame in avi), so "not later" is meant
-within a tolerance of one tick, and never more than one millisecond.
+t = 0 is the first video frame. Slot i of a picture grid stands at ``start + i / rate`` and shows the latest frame
+whose timestamp is not later. Containers round timestamps to ticks (1 ms in mkv and webm, up to a whole frame in avi),
+so "not later" is meant within a tolerance of one tick, and never more than one millisecond.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-# Slots and samples that end within this share of a step are the same: 3.0000000001 s at 25 a second are 75 steps, not 76.
+# Slots and samples that end within this share of a step are the same: 3.0000000001 s at 25 a second are 75 steps, not
+# 76.
 EPSILON = 1e-6
 MAX_TOLERANCE = 1e-3
 
@@ -33,8 +34,8 @@ def sample_at(time: float, rate: float) -> int:
 def snap(raw: int, anchor: int, step: int, slack: int) -> int:
     """``raw``, or the point ``anchor + k * step`` (k >= 0) next to it where that is no farther than ``slack`` samples.
 
-    Sound in frames of ``step`` samples stands on such points; a coarse tick hides that. Snapping makes a read after a seek agree
-    with a read of the whole file to the sample.
+    Sound in frames of ``step`` samples stands on such points; a coarse tick hides that. Snapping makes a read after a
+    seek agree with a read of the whole file to the sample.
     """
     if step <= 0:
         return raw
@@ -45,8 +46,9 @@ def snap(raw: int, anchor: int, step: int, slack: int) -> int:
 def placement(position: int, stamped: int, length: int, slack: int) -> tuple[int, int]:
     """(missing, surplus) samples for a frame stamped ``stamped`` when ``position`` samples are there already.
 
-    Within ``slack`` samples the frame simply follows on (timestamps are rounded, samples are not): (0, 0). A later stamp leaves a
-    gap of ``missing`` samples before the frame; an earlier one repeats ``surplus`` of its samples, which are cut.
+    Within ``slack`` samples the frame simply follows on (timestamps are rounded, samples are not): (0, 0). A later
+    stamp leaves a gap of ``missing`` samples before the frame; an earlier one repeats ``surplus`` of its samples,
+    which are cut.
     """
     difference = stamped - position
     if abs(difference) <= slack:
@@ -60,10 +62,12 @@ def rational_rate(rate: float) -> Fraction:
 
 
 def native_window(first: int, stop: int, *, up: int, down: int, margin: int) -> tuple[int, int, int]:
-    """Input samples needed for the outputs ``first..stop`` of a resampler by up/down, and how many outputs to drop in front.
+    """Input samples needed for the outputs ``first..stop`` of a resampler by up/down, and how many outputs to drop in
+    front.
 
-    Returns (low, high, drop): the input window begins on a multiple of ``down``, so that its outputs fall on the same points as
-    those of the whole stream, and it holds ``margin`` more samples on each side than the outputs span, the reach of the filter.
+    Returns (low, high, drop): the input window begins on a multiple of ``down``, so that its outputs fall on the same
+    points as those of the whole stream, and it holds ``margin`` more samples on each side than the outputs span, the
+    reach of the filter.
     """
     low = (first * down // up - margin) // down * down
     high = -(-stop * down // up) + margin

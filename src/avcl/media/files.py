@@ -1,7 +1,8 @@
-"""An open media file: which streams count, where t = 0 is, and decoded frames with their times, from the start or from a seek.
+"""An open media file: which streams count, where t = 0 is, and decoded frames with their times, from the start or
+from a seek.
 
-Nothing of PyAV leaves this room: its errors become those of ``avcl.errors``, its log is off, and only local files of the formats
-listed here are opened (a playlist in disguise must not make us read other files or the network).
+Nothing of PyAV leaves this room: its errors become those of ``avcl.errors``, its log is off, and only local files of
+the formats listed here are opened (a playlist in disguise must not make us read other files or the network).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from avcl.errors import MissingFile, NotMedia, Truncated
 
 Kind = Literal["audio", "video"]
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv", ".gif"}
+)
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES | IMAGE_SUFFIXES
@@ -32,15 +35,26 @@ FORMATS = (
 )
 MAX_PIXELS = 1 << 27  # one picture: 134 million pixels (a 16k frame); a header that claims more is damaged or an attack
 MAX_ERRORS = 200  # refused packets in a row before a stream is given up
-# Containers whose pictures carry no presentation time: the frames stand in the order of the decoder, one for each packet.
+# Containers whose pictures carry no presentation time: the frames stand in the order of the decoder, one for each
+# packet.
 WITHOUT_PTS = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo"})
-BACK = {"video": (0.0, 2.0, 10.0), "audio": (0.5, 2.0, 10.0)}  # seconds before the wanted time, first try and next tries
-WARM = {"video": 0.0, "audio": 0.25}  # seconds a decoder runs before its output counts (MP3 reservoir, Opus, AAC overlap)
+BACK = {
+    "video": (0.0, 2.0, 10.0),
+    "audio": (0.5, 2.0, 4.0, 10.0),
+}  # seconds before the wanted time, first try and next tries
+WARM = {
+    "video": 0.0,
+    "audio": 0.25,
+}  # seconds a decoder runs before its output counts (MP3 reservoir, Opus, AAC overlap)
+# Streams in which a seek may land inside of a frame: the first packet after it is a fragment, and timestamps are
+# guesses until the next packet that begins a block of the container (it has a position).
+FRAGMENTS = frozenset({"mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v"})
 THREADED_PIXELS = 320 * 240  # starting threads costs more than it saves on smaller pictures
 
 
 class Timed(NamedTuple):
-    """A decoded frame, its time and length in seconds of the container, and whether something was lost just before it."""
+    """A decoded frame, its time and length in seconds of the container, and whether something was lost just before
+    it."""
 
     time: float
     length: float
@@ -109,7 +123,6 @@ class MediaFile:
                 f"file:{self.path.absolute()}",
                 metadata_errors="replace",
                 options={"format_whitelist": FORMATS, "protocol_whitelist": "file", "pattern_type": "none"},
-                stream_options=None,
             )
         except (av.FFmpegError, ValueError, LookupError, OverflowError, RuntimeError, UnicodeError) as error:
             raise NotMedia(
@@ -215,8 +228,9 @@ class MediaFile:
     def frames(self, kind: Kind, at: float | None = None) -> Iterator[Timed]:
         """Decoded frames in order of time: from the start of the file, or (``at``, container seconds) from a seek.
 
-        After a seek the first frame begins no later than ``at`` and the decoder is warm; where the format cannot do that, frames
-        come from the start of the file. A broken packet is skipped and the next frame is marked ``damaged``.
+        After a seek the first frame begins no later than ``at`` and the decoder is warm; where the format cannot do
+        that, frames come from the start of the file. A broken packet is skipped and the next frame is marked
+        ``damaged``.
         """
         if at is not None:
             for back in BACK[kind]:
@@ -243,33 +257,37 @@ class MediaFile:
         target = at - back
         if self.is_image or not stream.time_base or target <= start:
             return None
-        self._fresh = False
+        self._only(stream)  # before the seek, which reads timestamps of this stream
         try:
             self.container.seek(int(target / stream.time_base), stream=stream)
         except (av.FFmpegError, OverflowError, ValueError):
             return None
-        found = self._decode(kind)
+        found = self._decode(kind, whole=self.container.format.name not in FRAGMENTS)
         for timed in found:
             if kind == "video" and not timed.frame.key_frame:
                 continue  # pictures before the first key frame lean on ones that were not read
-            return _chained(timed, found) if timed.time <= at - WARM[kind] else None
+            return _chained(timed._replace(damaged=False), found) if timed.time <= at - WARM[kind] else None
         return None
 
-    def _decode(self, kind: Kind) -> Iterator[Timed]:
-        """Frames from where the container stands now."""
+    def _decode(self, kind: Kind, *, whole: bool = True) -> Iterator[Timed]:
+        """Frames from where the container stands now; unless this is a ``whole`` packet, from the next block of the
+        container."""
         stream = self.stream(kind)
-        self._fresh = False
-        for other in self.container.streams:
-            other.discard = Discard.default if other.index == stream.index else Discard.all
+        self._only(stream)
+        heads = 0 if whole else 2
         tick = self.tick(kind)
         by_order = kind == "video" and self.container.format.name in WITHOUT_PTS
         queue: deque[int] = deque()  # decoding times of the packets whose frames have not come out yet
-        context = stream.codec_context
-        damaged, last = False, None
+        damaged = False
+        last: Timed | None = None
         for packet in self._packets(stream):
             if packet is None:
                 damaged = True
                 continue
+            if heads and packet.size:
+                heads -= packet.pos is not None
+                if heads:
+                    continue
             if packet.dts is not None and packet.size:
                 queue.append(packet.dts)
             try:
@@ -284,9 +302,7 @@ class MediaFile:
             for frame in frames:
                 self.decoded += 1
                 order = queue.popleft() if queue else None
-                stamp = order if by_order else frame.pts
-                if stamp is None:
-                    stamp = order if by_order or last is None else None
+                stamp = order if by_order or (frame.pts is None and last is None) else frame.pts
                 length = self._length(kind, frame, tick)
                 time = stamp * tick if stamp is not None else (0.0 if last is None else last.time + last.length)
                 last = Timed(time, length, frame, damaged or frame.is_corrupt)
@@ -294,7 +310,13 @@ class MediaFile:
                 yield last
         if damaged and last is not None:
             yield Timed(last.time + last.length, 0.0, None, True)
-        del context
+
+    def _only(self, *streams: Any) -> None:
+        """Lets the demuxer skip everything but these streams."""
+        self._fresh = False
+        wanted = {stream.index for stream in streams}
+        for stream in self.container.streams:
+            stream.discard = Discard.default if stream.index in wanted else Discard.all
 
     def _length(self, kind: Kind, frame: Any, tick: float) -> float:
         if kind == "audio":
@@ -323,20 +345,18 @@ class MediaFile:
         Looks near the declared end first and reads every packet (without decoding) only where nothing is found there.
         """
         chosen = [s for s in (self.video, self.audio) if s is not None and (kind is None or s is self.stream(kind))]
-        for stream in self.container.streams:
-            stream.discard = Discard.default if stream in chosen else Discard.all
+        self._only(*chosen)
         end = (self.container.duration or 0) + (self.container.start_time or 0)
         if end > 5 * av.time_base and self.container.format.name not in WITHOUT_PTS:
             with suppress(av.FFmpegError, OverflowError, ValueError):
                 self.container.seek(end - av.time_base)
                 found = self._packet_ends(chosen)
                 if len(found) == len(chosen):
-                    self._fresh = False
                     return max(found.values())
         self.container.close()
         self._open()
         chosen = [s for s in (self.video, self.audio) if s is not None and (kind is None or s is self.stream(kind))]
-        self._fresh = False
+        self._only(*chosen)
         found = self._packet_ends(chosen)
         return max(found.values(), default=None)
 

@@ -1,7 +1,8 @@
 """Intervals by the percentile bootstrap: queries (or whole groups of queries) are drawn again with replacement.
 
-The draw is over *clusters*: all queries of one group (clips cut from one recording, captions of one picture) come and go
-together, because they are not independent. Every metric sees the same draws, so differences and means of metrics are paired.
+The draw is over *clusters*: all queries of one group (clips cut from one recording, captions of one picture) come and
+go together, because they are not independent. Every metric sees the same draws, so differences and means of metrics
+are paired.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Difference(NamedTuple):
 
 
 def resamples(n_clusters: int, *, repeats: int, seed: int) -> Iterator[Floats]:
-    """Blocks [b, n_clusters] of how often each cluster was drawn; ``repeats`` rows in all, the same for any block size."""
+    """Blocks [b, n_clusters] of how often each cluster was drawn; ``repeats`` rows, the same for any block size."""
     rng = np.random.default_rng(seed)
     rows = max(1, BLOCK_CELLS // max(1, n_clusters))
     for start in range(0, repeats, rows):

@@ -1,13 +1,14 @@
 """Ranking metrics of retrieval: complete arrays in, float64 per query out, ties at their expected value.
 
-A query sees the gallery in the order of falling score. Items of equal score stand in one *run*, and every metric is the
-expected value over a uniformly random order inside each run. So a model that gives every item the same score gets exactly
-what a random ranking gets, and any increasing map of the scores leaves every number alone (negative scores included).
+A query sees the gallery in the order of falling score. Items of equal score stand in one *run*, and every metric is
+the expected value over a uniformly random order inside each run. So a model that gives every item the same score gets
+exactly what a random ranking gets, and any increasing map of the scores leaves every number alone (negative scores
+included).
 
-One run: ``n`` items rank above it, it holds ``m`` items of which ``r`` are relevant, and ``R`` relevant items stand above it.
-An item is relevant to a query where their integer keys are equal (pair: row number · class: label · group: group number);
-a negative key is relevant to nothing. Queries that have no relevant item in the gallery are left out of every mean and
-counted (``Ranking.scored``); they neither help nor harm.
+One run: ``n`` items rank above it, it holds ``m`` items of which ``r`` are relevant, and ``R`` relevant items stand
+above it. An item is relevant to a query where their integer keys are equal (pair: row number · class: label · group:
+group number); a negative key is relevant to nothing. Queries that have no relevant item in the gallery are left out
+of every mean and counted (``Ranking.scored``); they neither help nor harm.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Similarity = Callable[[Tensor, Tensor], Tensor]  # [q, D], [g, D] -> [q, g], higher is nearer
 
-# Cells of the score matrix that are in memory at once (float32 scores, 64-bit sort keys and a few masks each), and gallery
-# rows that are held in float64 at once.
+# Cells of the score matrix that are in memory at once (float32 scores, 64-bit sort keys and a few masks each), and
+# gallery rows that are held in float64 at once.
 BLOCK_CELLS = 1 << 22
 GALLERY_ROWS = 4096
 SIMILARITIES = ("cosine", "dot", "euclidean")
@@ -39,9 +40,9 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 class Ranking:
     """What one direction of retrieval leaves behind: a row for each query, Q queries over ``n_gallery`` items.
 
-    ``n_relevant`` [Q] relevant items in the gallery · ``above``, ``tied``, ``tied_relevant`` [Q]: n, m and r of the first run
-    that holds a relevant item · ``ap`` [Q] average precision over the full list · ``ap_at`` {k: [Q]} · ``ndcg`` [Q] ·
-    ``ndcg_at`` {k: [Q]}. Rows of queries without relevant items are zero and are not part of any mean.
+    ``n_relevant`` [Q] relevant items in the gallery · ``above``, ``tied``, ``tied_relevant`` [Q]: n, m and r of the
+    first run that holds a relevant item · ``ap`` [Q] average precision over the full list · ``ap_at`` {k: [Q]} ·
+    ``ndcg`` [Q] · ``ndcg_at`` {k: [Q]}. Rows of queries without relevant items are zero and are not part of any mean.
     """
 
     n_gallery: int
@@ -90,7 +91,7 @@ class Ranking:
 
     @property
     def expected_rank(self) -> Floats:
-        """[Q] expected rank (from 1) of the best placed relevant item: n + (m + 1) / (r + 1); n_gallery + 1 where none is."""
+        """[Q] expected rank (from 1) of the first relevant item, n + (m + 1) / (r + 1); G + 1 if there is none."""
         rank = self.above + (self.tied + 1) / (self.tied_relevant + 1)
         return np.where(self.scored, rank, self.n_gallery + 1.0)
 
@@ -115,8 +116,9 @@ class Ranking:
     def median_rank(self, weights: Floats | None = None) -> Floats:
         """[S] median rank of the best placed relevant item, over queries and over the orders inside ties.
 
-        It is the point where recall@x crosses one half (mid-point where it equals one half over a range), which without ties is
-        the ordinary median of the ranks. ``weights`` [S, Q]: how often each query counts, for S resamples at once.
+        It is the point where recall@x crosses one half (mid-point where it equals one half over a range), which
+        without ties is the ordinary median of the ranks. ``weights`` [S, Q]: how often each query counts, for S
+        resamples at once.
         """
         scored = self if self.scored.all() else self.take(self.scored)
         w = np.ones((1, len(scored))) if weights is None else np.asarray(weights, np.float64)[:, self.scored]
@@ -151,7 +153,7 @@ class Ranking:
         return np.array([scored.recall(k).mean() if len(scored) else np.nan for k in ks])
 
     def per_query(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Floats]:
-        """{metric: [Q]} of every metric that is a mean over queries (all but the median rank), in the order of a report."""
+        """{metric: [Q]} of every metric that is a mean over queries (all but the median rank), in report order."""
         values = {f"R@{k}": self.recall(k) for k in ks}
         values |= {"MRR": self.reciprocal_rank, "mAP": self.ap}
         values |= {f"mAP@{k}": v for k, v in self.ap_at.items()}
@@ -182,12 +184,12 @@ def rank(
     ndcg_at: Sequence[int] = (),
     block_cells: int = BLOCK_CELLS,
 ) -> Ranking:
-    """Rank ``gallery`` [G, D] for each of ``queries`` [Q, D]; never more than ``block_cells`` (or one row) of scores at once.
+    """Rank ``gallery`` [G, D] for each of ``queries`` [Q, D], ``block_cells`` (or one row) of scores at a time.
 
-    ``similarity``: "cosine" (a zero vector is at similarity 0 to everything), "dot", "euclidean" (negative squared distance), or
-    a function of two tensors. Scores are summed in float64 and rounded to float32 once: two items that are equal tie whatever
-    block they fall in, so block boundaries cannot change a result. AP@k divides by min(k, relevant items). Raises FeatureError
-    for values that are not finite and shapes that do not fit.
+    ``similarity``: "cosine" (a zero vector is at similarity 0 to everything), "dot", "euclidean" (negative squared
+    distance), or a function of two tensors. Scores are summed in float64 and rounded to float32 once: two items that
+    are equal tie whatever block they fall in, so block boundaries cannot change a result. AP@k divides by min(k,
+    relevant items). Raises FeatureError for values that are not finite and shapes that do not fit.
     """
     q, g = _matrix(queries, "query"), _matrix(gallery, "gallery")
     if q.shape[1] != g.shape[1] and not callable(similarity):
@@ -207,7 +209,7 @@ def rank_scores(
     """The same from a score matrix [Q, G] (higher is better), compared exactly as given."""
     matrix = _matrix(scores, "score")
     blocks = iter([(0, _dense_codes(matrix.numpy()))])
-    return _rank_blocks(blocks, query_keys, gallery_keys, tuple(matrix.shape), map_at, ndcg_at)
+    return _rank_blocks(blocks, query_keys, gallery_keys, (matrix.shape[0], matrix.shape[1]), map_at, ndcg_at)
 
 
 def chance(
@@ -220,8 +222,9 @@ def chance(
 ) -> dict[str, float]:
     """Expected value of every metric when the gallery is ordered at random: exact, no simulation.
 
-    One relevant item of G: R@k = k / G, medR = (G + 1) / 2, MRR = mAP = H_G / G. With R relevant of G: R@k = 1 - C(G-R, k) / C(G, k),
-    AP = [H_G + (R - 1) / (G - 1) (G - H_G)] / G, DCG = R / G sum_i 1 / log2(i + 1). medR is the median over queries and orders.
+    One relevant item of G: R@k = k / G, medR = (G + 1) / 2, MRR = mAP = H_G / G. With R relevant of G: R@k = 1 -
+    C(G-R, k) / C(G, k), AP = [H_G + (R - 1) / (G - 1) (G - H_G)] / G, DCG = R / G sum_i 1 / log2(i + 1). medR is the
+    median over queries and orders.
     """
     return random_ranking(n_relevant, n_gallery, map_at=map_at, ndcg_at=ndcg_at).summary(ks)
 
@@ -239,7 +242,7 @@ def random_ranking(
 def score_blocks(
     queries: Tensor, gallery: Tensor, *, similarity: str | Similarity = "cosine", block_cells: int = BLOCK_CELLS
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(first query, scores [b, G] float32) block by block; each row is complete, so comparisons stay inside one block."""
+    """(first query, scores [b, G] float32) by block; each row is complete: comparisons stay inside one block."""
     rows = max(1, block_cells // max(1, len(gallery)))
     for start in range(0, len(queries), rows):
         q = queries[start : start + rows]
@@ -282,7 +285,9 @@ class _Runs:
 def _matrix(values: Any, what: str) -> Tensor:
     matrix = torch.as_tensor(values).detach().cpu()
     if matrix.ndim != 2 or not (matrix.is_floating_point() or matrix.dtype in (torch.int32, torch.int64)):
-        raise FeatureError(f"the {what} array must be two-dimensional and real, not {tuple(matrix.shape)} {matrix.dtype}.")
+        raise FeatureError(
+            f"the {what} array must be two-dimensional and real, not {list(matrix.shape)} {matrix.dtype}."
+        )
     matrix = matrix if matrix.is_floating_point() else matrix.double()
     bad = (~torch.isfinite(matrix)).any(1).nonzero().flatten().tolist()
     if bad:
@@ -316,7 +321,10 @@ def _rank_blocks(
     column = np.argsort(gk, kind="stable")  # where the only relevant item stands, if there is just one
     first = column[np.minimum(np.searchsorted(gk[column], qk), max(0, len(gk) - 1))] if len(gk) else qk
     parts = []
-    for start, scores in blocks:  # each block is added up at once: the runs of all queries together would not be bounded
+    for (
+        start,
+        scores,
+    ) in blocks:  # each block is added up at once: the runs of all queries together would not be bounded
         mine = slice(start, start + len(scores))
         if single:
             runs = _runs_of_single(scores, first[mine], n_relevant[mine] > 0)
@@ -328,14 +336,14 @@ def _rank_blocks(
 
 def _joined(parts: Sequence[Ranking]) -> Ranking:
     names = ("n_relevant", "above", "tied", "tied_relevant", "ap", "ndcg")
-    columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
-    for name in ("ap_at", "ndcg_at"):
-        columns[name] = {k: np.concatenate([getattr(p, name)[k] for p in parts]) for k in getattr(parts[0], name)}
-    return Ranking(parts[0].n_gallery, **columns)
+    n_relevant, above, tied, r, ap, ndcg = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
+    ap_at = {k: np.concatenate([p.ap_at[k] for p in parts]) for k in parts[0].ap_at}
+    ndcg_at = {k: np.concatenate([p.ndcg_at[k] for p in parts]) for k in parts[0].ndcg_at}
+    return Ranking(parts[0].n_gallery, n_relevant, above, tied, r, ap, ndcg, ap_at, ndcg_at)
 
 
 def _runs_of_single(scores: NDArray[Any], column: Ints, known: NDArray[np.bool_]) -> _Runs:
-    """One relevant item a query: two counts, no sorting. The item's score is read from the block it is compared with."""
+    """One relevant item a query: two counts, no sorting. Its score is read from the block it is compared with."""
     own = scores[np.arange(len(scores)), column][:, None]
     above, tied = (scores > own).sum(1), (scores == own).sum(1)
     query = np.flatnonzero(known)
@@ -393,16 +401,17 @@ def _from_runs(runs: _Runs, n_relevant: Ints, n_gallery: int, map_at: Sequence[i
     harmonic, discount = _harmonic(n_gallery), _discounts(n_gallery)
 
     def precision_sum(k: int) -> Floats:
-        # position j of a run is relevant with probability r / m; then R + 1 + (j - 1)(r - 1) / (m - 1) of n + j are relevant
+        # position j of a run is relevant with probability r / m; then R + 1 + (j - 1)(r - 1) / (m - 1) of n + j are
+        # relevant
         j = np.clip(k - n, 0, m)
         h = np.where(j == 1, 1 / (n + 1), harmonic[n + j] - harmonic[n])
         slope = (r - 1) / np.maximum(m - 1, 1)
         value = r / m * ((before + 1) * h + slope * (j - (n + 1) * h))
-        return np.bincount(query, value, count)
+        return np.bincount(query, value, count).astype(np.float64)
 
     def gain(k: int) -> Floats:
         j = np.clip(k - n, 0, m)
-        return np.bincount(query, r / m * (discount[n + j] - discount[n]), count)
+        return np.bincount(query, r / m * (discount[n + j] - discount[n]), count).astype(np.float64)
 
     def ndcg(k: int) -> Floats:
         ideal = discount[np.minimum(n_relevant, min(k, n_gallery))]

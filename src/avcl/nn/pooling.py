@@ -29,8 +29,9 @@ def masked_max(data: Tensor, mask: Tensor) -> Tensor:
 def on_clock(stream: Stream, *, steps: int, seconds: float) -> Tensor:
     """The stream averaged into ``steps`` equal slots of its first ``seconds``: [B, T, D] to [B, steps, D].
 
-    ``y_j = Σ_i m_i o_ij x_i / Σ_i m_i o_ij`` with o_ij the overlap of step i, which lasts from i/rate to (i+1)/rate, with slot
-    j: the identity where both rates agree, and right for any other. A slot without anything recorded is zero.
+    ``y_j = Σ_i m_i o_ij x_i / Σ_i m_i o_ij`` with o_ij the overlap of step i, which lasts from i/rate to (i+1)/rate,
+    with slot j: the identity where both rates agree, and right for any other. A slot without anything recorded is
+    zero.
     """
     data, mask, rate = stream
     start = torch.arange(data.shape[1], device=data.device, dtype=torch.float64)[:, None] / rate
@@ -44,9 +45,10 @@ def on_clock(stream: Stream, *, steps: int, seconds: float) -> Tensor:
 
 
 def evenly(mask: Tensor, count: int) -> Tensor:
-    """Positions [B, count] of ``count`` recorded steps, evenly spread: the middles of ``count`` equal parts of what is there.
+    """Positions [B, count] of ``count`` recorded steps: the middles of ``count`` equal parts of what is there.
 
-    Depends on the recorded steps alone, not on padding; repeats steps where there are fewer than ``count``; 0 where none is.
+    Depends on the recorded steps alone, not on padding; repeats steps where there are fewer than ``count``; 0 where
+    none is.
     """
     rank = mask.cumsum(1)  # [B, T]: how many are recorded up to and with this step
     recorded = rank[:, -1:]

@@ -14,7 +14,7 @@ from avcl.errors import BatchError, ConfigError
 class Moments(NamedTuple):
     """Count n, mean [D] and centered scatter Σ (x - mean)(x - mean)ᵀ [D, D] of the rows seen so far, float64."""
 
-    count: int
+    n: int
     mean: Tensor
     scatter: Tensor
 
@@ -22,8 +22,8 @@ class Moments(NamedTuple):
 def add_moments(moments: Moments | None, rows: Tensor) -> Moments:
     """The moments of what was seen before and of ``rows`` [n, D] together, without keeping a row.
 
-    ``M = M₁ + M₂ + δδᵀ n₁n₂/(n₁+n₂)`` with δ = mean₂ - mean₁ (Chan, Golub, LeVeque 1983): exact in one pass, and free of the
-    cancellation that Σxxᵀ - n·mean·meanᵀ suffers far from the origin. ``moments`` None: nothing was seen.
+    ``M = M₁ + M₂ + δδᵀ n₁n₂/(n₁+n₂)`` with δ = mean₂ - mean₁ (Chan, Golub, LeVeque 1983): exact in one pass, and free
+    of the cancellation that Σxxᵀ - n·mean·meanᵀ suffers far from the origin. ``moments`` None: nothing was seen.
     """
     x = rows.detach().to(torch.float64)
     if x.ndim != 2:
@@ -33,12 +33,12 @@ def add_moments(moments: Moments | None, rows: Tensor) -> Moments:
     mean = x.mean(0) if len(x) else x.new_zeros(x.shape[1])
     centered = x - mean
     new = Moments(len(x), mean, centered.T @ centered)
-    if moments is None or moments.count == 0:
+    if moments is None or moments.n == 0:
         return new
-    total = moments.count + new.count
+    total = moments.n + new.n
     delta = new.mean - moments.mean
-    scatter = moments.scatter + new.scatter + torch.outer(delta, delta) * (moments.count * new.count / total)
-    return Moments(total, moments.mean + delta * (new.count / total), scatter)
+    scatter = moments.scatter + new.scatter + torch.outer(delta, delta) * (moments.n * new.n / total)
+    return Moments(total, moments.mean + delta * (new.n / total), scatter)
 
 
 class Canonical(NamedTuple):
@@ -53,22 +53,26 @@ def canonical_directions(
 ) -> Canonical:
     r"""Regularized linear CCA of two or more views from one covariance matrix.
 
-    ``T = (Σ₁₁ + r₁I)^{-½} Σ₁₂ (Σ₂₂ + r₂I)^{-½} = U diag(ρ) Vᵀ``, ``W₁ = (Σ₁₁ + r₁I)^{-½} U_k``, ``W₂ = (Σ₂₂ + r₂I)^{-½} V_k``
+    ``T = (Σ₁₁ + r₁I)^{-½} Σ₁₂ (Σ₂₂ + r₂I)^{-½} = U diag(ρ) Vᵀ``, ``W₁ = (Σ₁₁ + r₁I)^{-½} U_k``, ``W₂ = (Σ₂₂ +
+    r₂I)^{-½} V_k``
 
-    With M > 2 views (sum of correlations, Kettenring 1971): the top eigenvectors of the block matrix of all T_ij with zero
-    diagonal blocks, the part of each view brought to unit length; ρ is then eigenvalue / (M - 1), the mean pair correlation.
+    With M > 2 views (sum of correlations, Kettenring 1971): the top eigenvectors of the block matrix of all T_ij with
+    zero diagonal blocks, the part of each view brought to unit length; ρ is then eigenvalue / (M - 1), the mean pair
+    correlation.
 
-    ``covariance`` [D, D] of the views side by side (D = Σ sizes) · ``ridge`` r in units of the covariance, one for all views
-    or one for each. Directions without variance (eigenvalue + r ≤ D·ε·largest) are left out of the inverse root, so views of
-    deficient rank need no ridge; k = min(dim, ranks). Sign: the largest loading of the first view is positive.
-    Raises: ConfigError for dim < 1 or a negative ridge, BatchError where sizes or values do not fit.
+    ``covariance`` [D, D] of the views side by side (D = Σ sizes) · ``ridge`` r in units of the covariance, one for
+    all views or one for each. Directions without variance (eigenvalue + r ≤ D·ε·largest) are left out of the inverse
+    root, so views of deficient rank need no ridge; k = min(dim, ranks). Sign: the largest loading of the first view
+    is positive. Raises: ConfigError for dim < 1 or a negative ridge, BatchError where sizes or values do not fit.
     Pitfall: ρ of a training set is optimistic as soon as n is not much larger than D: choose r on held-out rows.
     """
     if dim < 1:
         raise ConfigError(f"components = {dim} must be at least 1.")
     ridges = [ridge] * len(sizes) if isinstance(ridge, int | float) else list(ridge)
     if len(sizes) < 2 or len(ridges) != len(sizes) or covariance.shape != (sum(sizes), sum(sizes)):
-        raise BatchError(f"covariance {tuple(covariance.shape)} and {len(ridges)} ridges do not fit views {tuple(sizes)}.")
+        raise BatchError(
+            f"covariance {tuple(covariance.shape)} and {len(ridges)} ridges do not fit views {tuple(sizes)}."
+        )
     if min(ridges) < 0:
         raise ConfigError(f"ridge = {min(ridges)} must not be negative.")
     if not bool(torch.isfinite(covariance).all()):

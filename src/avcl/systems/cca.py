@@ -1,19 +1,20 @@
 """Regularized linear CCA: the classical baseline of cross-modal retrieval, in closed form and float64.
 
-Claim: the directions w₁, w₂ with the largest correlation of w₁ᵀx and w₂ᵀy, found from the covariances alone, already carry
-much of what two modalities share (Hotelling 1936; as cross-modal retrieval: Rasiwasia et al. 2010).
+Claim: the directions w₁, w₂ with the largest correlation of w₁ᵀx and w₂ᵀy, found from the covariances alone, already
+carry much of what two modalities share (Hotelling 1936; as cross-modal retrieval: Rasiwasia et al. 2010).
 
-    T = (Σ₁₁ + r₁I)^{-½} Σ₁₂ (Σ₂₂ + r₂I)^{-½} = U diag(ρ) Vᵀ,   f(x) = (x - mean₁) (Σ₁₁ + r₁I)^{-½} U_k,   r_i = ridge · tr Σ_ii / D_i
+    T = (Σ₁₁ + r₁I)^{-½} Σ₁₂ (Σ₂₂ + r₂I)^{-½} = U diag(ρ) Vᵀ,   f(x) = (x - mean₁) (Σ₁₁ + r₁I)^{-½} U_k,   r_i = ridge
+    · tr Σ_ii / D_i
 
-Items are compared by the cosine of their projections. Features are averaged over time; media are first summarized by fixed
-statistics (``avcl.encoders.statistics``) whose columns are brought to unit variance.
+Items are compared by the cosine of their projections. Features are averaged over time; media are first summarized by
+fixed statistics (``avcl.encoders.statistics``) whose columns are brought to unit variance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,9 @@ CARD = Card(
     year=1936,
     venue="Biometrika",
     authors="H. Hotelling",
-    paper=("Wikipedia features, mAP of the image query .249, of the text query .196 (Rasiwasia et al. 2010, recalled)",),
+    paper=(
+        "Wikipedia features, mAP of the image query .249, of the text query .196 (Rasiwasia et al. 2010, recalled)",
+    ),
     fidelity="The closed form in float64; the ridge is relative to the mean eigenvalue of each covariance.",
     deviations=(
         "More than two modalities share one space by the sum of pairwise correlations, as plain CCA knows only two.",
@@ -41,7 +44,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True)
-class Config(system.Config):
+class CCAConfig(system.Config):
     """Settings of ``cca``; those of the optimization are not used."""
 
     modalities: tuple[str, ...] = ()  # which streams; empty: all of the data
@@ -82,13 +85,13 @@ class CCA(system.System):
     """Linear CCA of all modalities of the data; ``finish`` fits it from one pass over the training clips."""
 
     card: ClassVar[Card] = CARD
-    Config: ClassVar[type[system.Config]] = Config
+    Config: ClassVar[type[system.Config]] = CCAConfig
     closed_form: ClassVar[bool] = True
     similarity_name = "cosine"
-    config: Config
+    config: CCAConfig
     correlation: Tensor
 
-    def __init__(self, config: Config, spec: DataSpec):
+    def __init__(self, config: CCAConfig, spec: DataSpec):
         super().__init__(config, spec)
         self.modalities = config.modalities or tuple(spec.streams)
         for name in self.modalities:
@@ -96,6 +99,10 @@ class CCA(system.System):
                 raise ConfigError(f'the data has no modality "{name}".', hint=did_you_mean(name, set(spec.streams)))
         if len(self.modalities) < 2:
             raise ConfigError(f"cca needs two modalities, the data has {', '.join(self.modalities) or 'none'}.")
+        if config.components < 1 or not config.ridge >= 0:
+            raise ConfigError(
+                f"components = {config.components} must be at least 1, ridge = {config.ridge} at least 0."
+            )
         self.sizes = tuple(summary_dim(spec.streams[name], len(spec.vocabulary)) for name in self.modalities)
         self.components = min(config.components, *self.sizes)
         self.project = nn.ModuleDict(
@@ -104,7 +111,7 @@ class CCA(system.System):
         self.register_buffer("correlation", torch.zeros(self.components, dtype=torch.float64))
 
     @classmethod
-    def inputs(cls, config: Config) -> Inputs:
+    def inputs(cls, config: CCAConfig) -> Inputs:
         height, width = (*config.size, *config.size)[:2]
         return Inputs(fps=config.fps, size=(height, width), sample_rate=config.sample_rate, window=config.window)
 
@@ -127,10 +134,10 @@ class CCA(system.System):
             encoded = self.encode(batch)
             present = torch.stack([s.mask.any(1) for s in batch.require(*self.modalities)]).all(0)
             moments = add_moments(moments, torch.cat([encoded[n] for n in self.modalities], 1)[present])
-        if moments is None or moments.count < 2:
-            seen = 0 if moments is None else moments.count
+        if moments is None or moments.n < 2:
+            seen = 0 if moments is None else moments.n
             raise BatchError(f"cca needs at least two clips that have {' and '.join(self.modalities)}, not {seen}.")
-        covariance = moments.scatter / (moments.count - 1)
+        covariance = moments.scatter / (moments.n - 1)
         scale = torch.cat([self._scale(n, c) for n, c in self._split(covariance.diagonal()).items()])
         scaled = covariance * scale * scale[:, None]
         ridge = [self.config.ridge * float(part.mean()) for part in self._split(scaled.diagonal()).values()]
@@ -139,7 +146,10 @@ class CCA(system.System):
         means, scales = self._split(moments.mean), self._split(scale)
         self.correlation.zero_()[:k] = found.correlation
         for name, weight in zip(self.modalities, found.weights, strict=True):
-            self.project[name].set(means[name], weight * scales[name][:, None])
+            self._projection(name).set(means[name], weight * scales[name][:, None])
+
+    def _projection(self, name: str) -> _Projection:
+        return cast(_Projection, self.project[name])
 
     def _split(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.modalities, values.split(list(self.sizes)), strict=True))
@@ -153,7 +163,7 @@ class CCA(system.System):
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         """For the log only: minus the mean cosine of matched projections."""
-        first, *others = (self.project[name](encoded[name]) for name in self.modalities)
+        first, *others = (self._projection(name)(encoded[name]) for name in self.modalities)
         return {"cosine": -torch.stack([nn.functional.cosine_similarity(first, o).mean() for o in others]).mean()}
 
     # ---------------------------------------------------------------------------------------------------- capabilities
@@ -169,7 +179,7 @@ class CCA(system.System):
         for name in modality.split("+"):
             if name not in self.project:
                 raise ConfigError(f'this model has no "{name}".', hint=did_you_mean(name, set(self.modalities)))
-            unit = nn.functional.normalize(self.project[name](self._summary(batch, name)), dim=1)
+            unit = nn.functional.normalize(self._projection(name)(self._summary(batch, name)), dim=1)
             total += unit * batch.streams[name].mask.any(1)[:, None]
         return nn.functional.normalize(total, dim=1).float()
 

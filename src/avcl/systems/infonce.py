@@ -1,13 +1,14 @@
 """InfoNCE: two towers, one space, every other clip of the batch a negative.
 
-Claim: the moment itself is the label. Of the B sounds of a batch, the one recorded with a picture is to be nearer to it than
-all others, in both directions (van den Oord et al. 2018; between modalities as in Radford et al. 2021):
+Claim: the moment itself is the label. Of the B sounds of a batch, the one recorded with a picture is to be nearer to
+it than all others, in both directions (van den Oord et al. 2018; between modalities as in Radford et al. 2021):
 
     L = ½ (L_av + L_va),   L_av = -1/B Σ_i log ( exp(s_ii/τ) / Σ_j exp(s_ij/τ) ),   s = cosine,   τ learned, 1/τ ≤ 100
 
-Raw media: the picture tower looks twice, at a few frames in full size (what is there) and at all frames in 16 × 16 gray with
-their change (when it moves); the sound tower reads the log-mel. An embedding holds what is there, pooled over time, and a
-time-resolved signature of when it happens, so that the cosine weighs agreement in kind and in timing. Features: one MLP each.
+Raw media: the picture tower looks twice, at a few frames in full size (what is there) and at all frames in 16 × 16
+gray with their change (when it moves); the sound tower reads the log-mel. An embedding holds what is there, pooled
+over time, and a time-resolved signature of when it happens, so that the cosine weighs agreement in kind and in
+timing. Features: one MLP each.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CARD = Card(
     title="Two towers under symmetric InfoNCE",
     year=2018,
     venue="arXiv",
-    authors="A. van den Oord, Y. Li, O. Vinyals (objective); A. Radford et al. 2021 (symmetric form between modalities)",
+    authors="A. van den Oord, Y. Li, O. Vinyals (objective); A. Radford et al. 2021 (symmetric form)",
     fidelity="The objective is exact; the towers are our own and small enough for one processor core.",
     deviations=(
         "Towers, embedding with a time-resolved part and a batch of 64 instead of thousands: what two cores can train.",
@@ -47,7 +48,7 @@ CARD = Card(
 
 
 @dataclass(frozen=True)
-class Config(system.Config):
+class InfoNCEConfig(system.Config):
     """Settings of ``infonce``."""
 
     epochs: int = 20
@@ -116,7 +117,7 @@ class _Sequence(nn.Module):
         return Seen(masked_mean(seen.data, seen.mask), None)
 
 
-def _tower(spec: StreamSpec, config: Config, vocabulary: int) -> _Video | _Audio | _Sequence:
+def _tower(spec: StreamSpec, config: InfoNCEConfig, vocabulary: int) -> _Video | _Audio | _Sequence:
     if spec.kind == "video":
         return _Video(config.frames)
     if spec.kind == "audio":
@@ -144,11 +145,11 @@ class InfoNCE(system.System):
     """One tower and one head for each modality; the loss runs over every pair of modalities."""
 
     card: ClassVar[Card] = CARD
-    Config: ClassVar[type[system.Config]] = Config
+    Config: ClassVar[type[system.Config]] = InfoNCEConfig
     similarity_name = "cosine"
-    config: Config
+    config: InfoNCEConfig
 
-    def __init__(self, config: Config, spec: DataSpec):
+    def __init__(self, config: InfoNCEConfig, spec: DataSpec):
         super().__init__(config, spec)
         self.modalities = config.modalities or tuple(spec.streams)
         for name in self.modalities:
@@ -181,7 +182,7 @@ class InfoNCE(system.System):
         )
 
     @classmethod
-    def inputs(cls, config: Config) -> Inputs:
+    def inputs(cls, config: InfoNCEConfig) -> Inputs:
         height, width = (*config.size, *config.size)[:2]
         return Inputs(fps=config.fps, size=(height, width), sample_rate=config.sample_rate, window=config.window)
 
@@ -213,7 +214,9 @@ class InfoNCE(system.System):
             if self.config.positives == "label" and bool((label < 0).any()):
                 raise BatchError('positives = "label" needs a label for every clip.')
             same = label[:, None] == label if self.config.positives == "label" else None
-            terms[f"{a}_{b}"] = info_nce(encoded[a][both], encoded[b][both], temperature=self.temperature, positives=same)
+            terms[f"{a}_{b}"] = info_nce(
+                encoded[a][both], encoded[b][both], temperature=self.temperature, positives=same
+            )
         return terms
 
     # ---------------------------------------------------------------------------------------------------- capabilities

@@ -1,22 +1,20 @@
 """A sentence for a scene: what an attentive person would say who sees and hears it.
 
-Example: "a metal ring bounces on the left and a wood disk shakes silently on the right while a glass bar sounds off screen".
+Example: "a metal ring bounces on the left and a wood disk shakes silently on the right while a glass bar sounds off
+screen".
 """
 
 from __future__ import annotations
 
-from avcl.data.world.motion import MOTIONS
+import numpy as np
+
 from avcl.data.world.modal import MATERIALS, SHAPES
 from avcl.data.world.scene import Actor, ObjectPreset, Scene
 
-VERBS = {"bounce": "bounces", "shake": "shakes", "pluck": "swings", "bow": "slides"}
+VERBS = {"bounce": "bounces", "shake": "shakes", "rattle": "rattles", "pluck": "swings", "bow": "slides"}
 PLACES = ("on the left", "in the middle", "on the right")
-VOCABULARY: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        ["a", *MATERIALS, *SHAPES, *(VERBS[m] for m in MOTIONS), *" ".join(PLACES).split(), "silently", "and", "while"]
-        + ["sounds", "off", "screen", "small", "large"]
-    )
-)
+_WORDS = ("a small large sounds off screen silently and while", *MATERIALS, *SHAPES, *VERBS.values(), *PLACES)
+VOCABULARY: tuple[str, ...] = tuple(dict.fromkeys(" ".join(_WORDS).split()))
 
 
 def _place(actor: Actor) -> str:
@@ -38,3 +36,11 @@ def caption_of(preset: ObjectPreset, scene: Scene) -> str:
     seen = [_phrase(preset, actor) for actor in scene.actors if actor.seen]
     heard = [_phrase(preset, actor) for actor in scene.actors if not actor.seen]
     return " and ".join(seen) + "".join(f" while {phrase}" for phrase in heard)
+
+
+def speech_of(caption: str, rng: np.random.Generator, sample_rate: int) -> np.ndarray:
+    """float32 [L]: the caption spoken by a voice drawn from ``rng``; as long as it takes."""
+    from avcl.data.world.speech import Voice, speak
+
+    voice = Voice(tract_cm=float(rng.uniform(13.5, 17.5)), pitch_hz=float(rng.uniform(95.0, 230.0)))
+    return speak(caption, voice, rng, sample_rate=sample_rate).wave

@@ -1,8 +1,10 @@
-"""A small talking face: head, jaw, hair, eyes with blinks, brows, nose and lips, drawn by signed distance, all frames at once.
+"""A small talking face: head, jaw, hair, eyes with blinks, brows, nose and lips, drawn by signed distance, all frames
+at once.
 
-Head coordinates: (u, v) = (right, down), the origin between eyes and nose, 1 = half the height of the head. ``Look`` is the shape
-(who it is), ``Scene`` the nuisances (colors, light, hair, pose, background: independent of who speaks and how), ``Motion`` what
-moves. The picture of frame i shows the instant i / fps: lips are read from the articulation at exactly that time.
+Head coordinates: (u, v) = (right, down), the origin between eyes and nose, 1 = half the height of the head. ``Look``
+is the shape (who it is), ``Scene`` the nuisances (colors, light, hair, pose, background: independent of who speaks
+and how), ``Motion`` what moves. The picture of frame i shows the instant i / fps: lips are read from the articulation
+at exactly that time.
 """
 
 from __future__ import annotations
@@ -12,16 +14,17 @@ from types import MappingProxyType
 
 import numpy as np
 
+from avcl.data.world.canvas import BLOCK, Canvas, per_frame
 from avcl.data.world.noise import texture, white
 
-_BLOCK = 75
-HEAD_SHARE = 0.40  # half the head's height as a share of the picture's
+HEAD_SHARE = 0.40  # half the head's height as a share of the picture's shorter side
 
 
 @dataclass(frozen=True)
 class Look:
-    """The shape of a face: half ``width`` of the head, half width of an ``eye``, its distance from the middle (``spacing``), thickness
-    of the ``brow``, length of the ``nose``, fullness of the ``lips``, taper of the ``jaw``; all in head units."""
+    """The shape of a face: half ``width`` of the head, half width of an ``eye``, its distance from the middle
+    (``spacing``), thickness of the ``brow``, length of the ``nose``, fullness of the ``lips``, taper of the ``jaw``;
+    all in head units."""
 
     width: float = 0.74
     eye: float = 0.19
@@ -34,8 +37,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Expression:
-    """What a feeling does to a face: ``smile`` (corners up; down below 0), ``stretch`` of the lips, ``brow`` (raised), ``frown`` (inner
-    ends of the brows down; up below 0), ``eye`` (factor of the opening), ``jaw`` (factor of the opening of the mouth), ``nod``."""
+    """What a feeling does to a face: ``smile`` (corners up; down below 0), ``stretch`` of the lips, ``brow``
+    (raised), ``frown`` (inner ends of the brows down; up below 0), ``eye`` (factor of the opening), ``jaw`` (factor
+    of the opening of the mouth), ``nod``."""
 
     smile: float = 0.0
     stretch: float = 0.0
@@ -66,15 +70,20 @@ EXPRESSION = MappingProxyType(
     }
 )
 
-_SKIN = np.array([[247, 214, 188], [231, 186, 148], [204, 150, 110], [160, 108, 74], [110, 70, 48], [83, 52, 38]], np.float32)
-_HAIR = np.array([[30, 24, 22], [70, 44, 28], [120, 78, 40], [200, 160, 90], [150, 60, 30], [140, 140, 145]], np.float32)
+_SKIN = np.array(
+    [[247, 214, 188], [231, 186, 148], [204, 150, 110], [160, 108, 74], [110, 70, 48], [83, 52, 38]], np.float32
+)
+_HAIR = np.array(
+    [[30, 24, 22], [70, 44, 28], [120, 78, 40], [200, 160, 90], [150, 60, 30], [140, 140, 145]], np.float32
+)
 _IRIS = np.array([[70, 45, 25], [60, 110, 160], [70, 120, 70], [110, 90, 50]], np.float32)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What carries no information about the class: colors (RGB, 0 to 255), ``light`` (from the right, from below), ``hairline`` (v),
-    ``hair_length`` (v), ``glasses``, ``background`` [3, H, W], offset of the head and amplitudes of its motion."""
+    """What carries no information about the class: colors (RGB, 0 to 255), ``light`` (from the right, from below),
+    ``hairline`` (v), ``hair_length`` (v), ``glasses``, ``background`` [3, H, W], offset of the head and amplitudes of
+    its motion."""
 
     skin: np.ndarray
     hair: np.ndarray
@@ -129,8 +138,8 @@ def _mixed(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Motion:
-    """What moves, one value a frame [T]: lips ``opening``, ``width``, ``tuck`` · ``blink`` (1: eyes shut) · head ``x``, ``y`` (picture
-    heights), ``roll`` (radians), ``yaw``, ``nod`` (head units) · ``gaze`` [T, 2]."""
+    """What moves, one value a frame [T]: lips ``opening``, ``width``, ``tuck`` · ``blink`` (1: eyes shut) · head
+    ``x``, ``y`` (picture heights), ``roll`` (radians), ``yaw``, ``nod`` (head units) · ``gaze`` [T, 2]."""
 
     opening: np.ndarray
     width: np.ndarray
@@ -145,18 +154,24 @@ class Motion:
 
 
 def draw_motion(
-    rng: np.random.Generator, times: np.ndarray, lips: tuple[np.ndarray, np.ndarray, np.ndarray], amount: float = 1.0
+    rng: np.random.Generator,
+    times: np.ndarray,
+    lips: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    seconds: float,
+    amount: float = 1.0,
 ) -> Motion:
-    """Head motion, blinks and gaze at ``times``: smooth, continuous in time and independent of what is said."""
+    """Head motion, blinks and gaze of a clip of ``seconds``, at ``times``: independent of what is said, and the same
+    motion at whatever times it is looked at."""
     waves = rng.uniform([0.15, -np.pi], [0.9, np.pi], (5, 2, 2))
     sways = (np.sin(2 * np.pi * waves[:, :, 0, None] * times + waves[:, :, 1, None])).mean(axis=1) * amount
     sways += rng.uniform(-0.6, 0.6, (5, 1)) * amount  # a pose held for the whole clip
     blink = np.zeros(len(times))
     clock = float(rng.uniform(0.2, 2.5))
-    while clock < times[-1] + 0.2:
+    while clock < seconds + 0.2:
         blink = np.maximum(blink, np.clip(1.6 - np.abs(times - clock) / 0.075, 0, 1))
         clock += float(rng.uniform(1.2, 3.5))
-    jumps = np.sort(rng.uniform(times[0], times[-1] + 1e-6, 3))
+    jumps = np.sort(rng.uniform(0, seconds, 3))
     gaze = rng.uniform(-1, 1, (4, 2))[np.searchsorted(jumps, times)] * [0.35, 0.2]
     x, y, roll, yaw, nod = sways * np.array([0.022, 0.016, 0.09, 0.14, 0.09])[:, None]
     return Motion(*lips, blink, x, y, roll, yaw, nod, gaze)
@@ -164,8 +179,8 @@ def draw_motion(
 
 @dataclass(frozen=True)
 class Picture:
-    """``video`` uint8 [T,H,W,3]; ``boxes`` float32 [T,2,4] of face and mouth (x0, y0, x1, y1 in pixels); ``masks`` bool [T,2,H,W] of
-    the same (None unless asked); ``gap`` [T]: height of the open mouth in pixels."""
+    """``video`` uint8 [T,H,W,3]; ``boxes`` float32 [T,2,4] of face and mouth (x0, y0, x1, y1 in pixels); ``masks``
+    bool [T,2,H,W] of the same (None unless asked); ``gap`` [T]: height of the open mouth in pixels."""
 
     video: np.ndarray
     boxes: np.ndarray
@@ -173,73 +188,33 @@ class Picture:
     gap: np.ndarray
 
 
-class _Canvas:
-    """[T,3,H,W] float32 with the head's coordinates of every pixel; shapes are painted where their patch reaches."""
-
-    def __init__(self, background: np.ndarray, motion: Motion, scene: Scene) -> None:
-        _, height, width = background.shape
-        frames = len(motion.x)
-        self.pixels = np.broadcast_to(background, (frames, 3, height, width)).astype(np.float32)
-        self.scale = HEAD_SHARE * height * scene.zoom
-        self.cx = (0.5 * width + (scene.offset[0] + motion.x) * height).astype(np.float32)
-        self.cy = ((0.49 + scene.offset[1] + motion.y) * height).astype(np.float32)
-        self.cos = (np.cos(motion.roll) / self.scale).astype(np.float32)
-        self.sin = (np.sin(motion.roll) / self.scale).astype(np.float32)
-        x = np.arange(width, dtype=np.float32)[None] + 0.5 - self.cx[:, None]
-        y = np.arange(height, dtype=np.float32)[None] + 0.5 - self.cy[:, None]
-        self.u = (self.cos[:, None] * x)[:, None] + (self.sin[:, None] * y)[:, :, None]
-        self.v = (self.cos[:, None] * y)[:, :, None] - (self.sin[:, None] * x)[:, None]
-
-    def place(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (x, y) of head coordinates [T]."""
-        c, s = self.cos * self.scale**2, self.sin * self.scale**2
-        return self.cx + c * u - s * v, self.cy + s * u + c * v
-
-    def patch(self, u: np.ndarray, v: np.ndarray, half_u: float, half_v: float) -> tuple[slice, slice]:
-        """The rows and columns that hold everything within (half_u, half_v) of (u, v) in any frame."""
-        x, y = self.place(u, v)
-        reach_x, reach_y = half_u * self.scale + 2, half_v * self.scale + 2
-        height, width = self.pixels.shape[2:]
-        top, bottom = int(np.clip(y.min() - reach_y, 0, height - 1)), int(np.clip(y.max() + reach_y, 1, height))
-        left, right = int(np.clip(x.min() - reach_x, 0, width - 1)), int(np.clip(x.max() + reach_x, 1, width))
-        return slice(top, max(bottom, top + 1)), slice(left, max(right, left + 1))
-
-    def cover(self, distance: np.ndarray) -> np.ndarray:
-        """Coverage of pixels by a shape: ``distance`` is in head units, positive inside."""
-        return np.clip(distance * self.scale + 0.5, 0, 1)
-
-    def paint(self, alpha: np.ndarray, color: np.ndarray, where: tuple[slice, slice] = (slice(None), slice(None))) -> None:
-        """Blend a color [3], or one per pixel [T,3,h,w], over a patch with weights [T,h,w]."""
-        view = self.pixels[:, :, where[0], where[1]]
-        change = (color.reshape(1, 3, 1, 1) if color.ndim == 1 else color) - view
-        change *= alpha[:, None]
-        view += change
-
-
-def _per_frame(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values, np.float32)[:, None, None]
-
-
 def render_face(
     look: Look, expression: Expression, motion: Motion, scene: Scene, rng: np.random.Generator, *, masks: bool = False
 ) -> Picture:
-    """Draw T frames of a face; ``rng`` gives the camera's noise. Drawn in blocks of frames that stay in the processor's cache."""
+    """Draw T frames of a face; ``rng`` gives the camera's noise. Drawn in blocks of frames that stay in the
+    processor's cache."""
     frames = len(motion.x)
     _, height, width = scene.background.shape
     grain = white(rng, frames * height * width).reshape(frames, 1, height, width) if scene.noise else None
     blocks = []
-    for start in range(0, frames, _BLOCK):
-        rows = slice(start, start + _BLOCK)
+    for start in range(0, frames, BLOCK):
+        rows = slice(start, start + BLOCK)
         part = Motion(*(getattr(motion, f.name)[rows] for f in fields(Motion)))
         blocks.append(_render_block(look, expression, part, scene, None if grain is None else grain[rows], masks))
     video, boxes, gap = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("video", "boxes", "gap"))
-    return Picture(video, boxes, np.concatenate([b.masks for b in blocks if b.masks is not None]) if masks else None, gap)
+    return Picture(
+        video, boxes, np.concatenate([b.masks for b in blocks if b.masks is not None]) if masks else None, gap
+    )
 
 
 def _render_block(
     look: Look, expression: Expression, motion: Motion, scene: Scene, grain: np.ndarray | None, masks: bool
 ) -> Picture:
-    canvas = _Canvas(scene.background, motion, scene)
+    height, width = scene.background.shape[-2:]
+    unit = min(height, width)
+    center_x = 0.5 * width + (scene.offset[0] + motion.x) * unit
+    center_y = 0.5 * height + (scene.offset[1] + motion.y - 0.01) * unit
+    canvas = Canvas(scene.background, center_x, center_y, HEAD_SHARE * unit * scene.zoom, motion.roll)
     jaw = np.clip(motion.opening * expression.jaw, 0, 1.25).astype(np.float32)
     shift_u = motion.yaw.astype(np.float32)
     shift_v = (motion.nod + 0.06 * expression.nod).astype(np.float32)
@@ -247,28 +222,14 @@ def _render_block(
     _paint_eyes(canvas, look, expression, motion, scene, shift_u, shift_v)
     _paint_nose(canvas, look, scene, shift_u, shift_v)
     mouth, gap, mouth_box = _paint_mouth(canvas, look, expression, motion, scene, jaw, shift_u, shift_v)
-    if grain is not None:
-        canvas.pixels += scene.noise * grain
-    video = np.clip(canvas.pixels, 0, 255, out=canvas.pixels).astype(np.uint8).transpose(0, 2, 3, 1)
-    face_box = _box(canvas, np.zeros_like(jaw), 0.06 * jaw, look.width, 1.0 + 0.06 * jaw)
-    boxes = np.stack([face_box, mouth_box], axis=1)
+    video = canvas.finished(None if grain is None else scene.noise * grain)
+    boxes = np.stack([canvas.box(0.0, 0.06 * jaw, look.width, 1.0 + 0.06 * jaw), mouth_box], axis=1)
     return Picture(video, boxes, np.stack([head > 0.5, mouth > 0.5], axis=1) if masks else None, gap)
 
 
-def _box(canvas: _Canvas, u: np.ndarray, v: np.ndarray, half_u: np.ndarray | float, half_v: np.ndarray | float) -> np.ndarray:
-    """float32 [T,4] around an upright extent of head coordinates, turned with the head and cut at the picture's edge."""
-    x, y = canvas.place(u, v)
-    cos, sin = canvas.cos * canvas.scale, np.abs(canvas.sin) * canvas.scale
-    reach_x = np.hypot(half_u * cos, half_v * sin) * canvas.scale
-    reach_y = np.hypot(half_u * sin, half_v * cos) * canvas.scale
-    height, width = canvas.pixels.shape[2:]
-    edges = (np.clip(x - reach_x, 0, width), np.clip(y - reach_y, 0, height))
-    ends = (np.clip(x + reach_x, 0, width), np.clip(y + reach_y, 0, height))
-    return np.stack([*edges, *ends], axis=1).astype(np.float32)
-
-
-def _paint_head(canvas: _Canvas, look: Look, scene: Scene, jaw: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """Hair behind, neck and shoulders, head with jaw and light, ears, hair in front; returns the head's coverage [T,H,W]."""
+def _paint_head(canvas: Canvas, look: Look, scene: Scene, jaw: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Hair behind, neck and shoulders, head with jaw and light, ears, hair in front; returns the head's coverage
+    [T,H,W]."""
     u, v = canvas.u, canvas.v
     side = np.abs(u)
     down = np.maximum(v, 0)
@@ -287,18 +248,20 @@ def _paint_head(canvas: _Canvas, look: Look, scene: Scene, jaw: np.ndarray, yaw:
     canvas.paint(canvas.cover(ear), scene.skin * 0.86)
 
     wide = look.width * (1 - look.jaw * down * down)
-    tall = np.where(v < 0, np.float32(0.97), _per_frame(1.0 + 0.12 * jaw))
+    tall = np.where(v < 0, np.float32(0.97), per_frame(1.0 + 0.12 * jaw))
     radius = np.sqrt((u / wide) ** 2 + (v / tall) ** 2)
     head = canvas.cover((1 - radius) * look.width)
-    shade = 1.02 + (scene.light[0] / look.width) * (u - _per_frame(yaw) * 0.5) + scene.light[1] * v - 0.16 * radius * radius
+    shade = (
+        1.02 + (scene.light[0] / look.width) * (u - per_frame(yaw) * 0.5) + scene.light[1] * v - 0.16 * radius * radius
+    )
     canvas.paint(head, shade[:, None] * scene.skin.reshape(1, 3, 1, 1))
-    front = np.minimum(scene.hairline + scene.hair_curve * (u - _per_frame(yaw)) ** 2 - v, (1.03 - radius) * look.width)
+    front = np.minimum(scene.hairline + scene.hair_curve * (u - per_frame(yaw)) ** 2 - v, (1.03 - radius) * look.width)
     canvas.paint(canvas.cover(front), scene.hair)
     return head
 
 
 def _paint_eyes(
-    canvas: _Canvas, look: Look, expression: Expression, motion: Motion, scene: Scene, yaw: np.ndarray, nod: np.ndarray
+    canvas: Canvas, look: Look, expression: Expression, motion: Motion, scene: Scene, yaw: np.ndarray, nod: np.ndarray
 ) -> None:
     """White, iris, pupil, upper lid, brow; blinks close the eye from above."""
     eye_white, dark = np.array([244, 244, 240], np.float32), np.array([26, 20, 20], np.float32)
@@ -309,17 +272,17 @@ def _paint_eyes(
     for sign in (-1.0, 1.0):
         cu, cv = sign * look.spacing + yaw, -0.10 + nod
         where = canvas.patch(cu, cv, look.eye + 0.12, look.eye + 0.08)
-        x = canvas.u[:, where[0], where[1]] - _per_frame(cu)
-        y = canvas.v[:, where[0], where[1]] - _per_frame(cv)
+        u, v = canvas.at(where)
+        x, y = u - per_frame(cu), v - per_frame(cv)
         bow = np.maximum(1 - (x / look.eye) ** 2, 0)
-        inside = _per_frame(half) * bow - np.abs(y)
+        inside = per_frame(half) * bow - np.abs(y)
         inside = np.where(np.abs(x) < look.eye, inside, -1)
         hole = canvas.cover(inside)
         canvas.paint(hole, eye_white, where)
-        far = np.sqrt((x - _per_frame(gaze_u)) ** 2 + (y - _per_frame(gaze_v)) ** 2)
+        far = np.sqrt((x - per_frame(gaze_u)) ** 2 + (y - per_frame(gaze_v)) ** 2)
         canvas.paint(hole * canvas.cover(0.56 * look.eye - far), scene.iris, where)
         canvas.paint(hole * canvas.cover(0.26 * look.eye - far), dark, where)
-        lid = 0.028 - np.abs(y + _per_frame(half) * bow)
+        lid = 0.028 - np.abs(y + per_frame(half) * bow)
         canvas.paint(canvas.cover(np.where(np.abs(x) < look.eye, lid, -1)), 0.4 * scene.skin, where)
         if scene.glasses:
             rim = 0.02 - np.abs(np.sqrt(x**2 + (1.15 * y) ** 2) - look.eye - 0.06)
@@ -327,19 +290,19 @@ def _paint_eyes(
 
         brow_v = cv - 0.28 - 0.11 * expression.brow
         where = canvas.patch(cu, brow_v, 0.30, 0.22)
-        x = sign * (canvas.u[:, where[0], where[1]] - _per_frame(cu)) / 0.24  # -1 at the nose, +1 at the temple
-        y = canvas.v[:, where[0], where[1]] - _per_frame(brow_v)
+        u, v = canvas.at(where)
+        x, y = sign * (u - per_frame(cu)) / 0.24, v - per_frame(brow_v)  # x: -1 at the nose, +1 at the temple
         line = -0.095 * expression.frown * x + 0.045 * x * x
         thick = look.brow * (1 - 0.25 * x) - np.abs(y - line)
         canvas.paint(canvas.cover(np.minimum(thick, (1 - np.abs(x)) * 0.24)), brow_color, where)
 
 
-def _paint_nose(canvas: _Canvas, look: Look, scene: Scene, yaw: np.ndarray, nod: np.ndarray) -> None:
+def _paint_nose(canvas: Canvas, look: Look, scene: Scene, yaw: np.ndarray, nod: np.ndarray) -> None:
     """A ridge in the shade of the light, and the shadow below the tip."""
     tip = look.nose + nod
     where = canvas.patch(1.4 * yaw, 0.5 * tip, 0.2, 0.5 * look.nose + 0.12)
-    x = canvas.u[:, where[0], where[1]] - _per_frame(1.4 * yaw)
-    y = canvas.v[:, where[0], where[1]] - _per_frame(nod)
+    u, v = canvas.at(where)
+    x, y = u - per_frame(1.4 * yaw), v - per_frame(nod)
     ridge_side = -0.06 if scene.light[0] > 0 else 0.06
     ridge = np.minimum(0.03 - np.abs(x - ridge_side * (y / look.nose)), np.minimum(y + 0.02, look.nose - y))
     canvas.paint(0.35 * canvas.cover(ridge), 0.62 * scene.skin, where)
@@ -348,24 +311,31 @@ def _paint_nose(canvas: _Canvas, look: Look, scene: Scene, yaw: np.ndarray, nod:
 
 
 def _paint_mouth(
-    canvas: _Canvas, look: Look, expression: Expression, motion: Motion, scene: Scene,
-    jaw: np.ndarray, yaw: np.ndarray, nod: np.ndarray,
+    canvas: Canvas,
+    look: Look,
+    expression: Expression,
+    motion: Motion,
+    scene: Scene,
+    jaw: np.ndarray,
+    yaw: np.ndarray,
+    nod: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lips around a dark gap with teeth and tongue; returns their coverage [T,H,W], the gap in pixels [T] and the box [T,4]."""
+    """Lips around a dark gap with teeth and tongue; returns their coverage [T,H,W], the gap in pixels [T] and the box
+    [T,4]."""
     half = 0.27 * np.clip(1 + 0.30 * motion.width * (1 - 0.3 * jaw) + 0.32 * expression.stretch, 0.4, 1.8)
     upper = 0.075 * jaw
     lower = 0.30 * jaw
     bend = 0.13 * expression.smile  # how far the corners stand above the middle
     cu, cv = 1.15 * yaw, 0.54 + nod
     where = canvas.patch(cu, cv, float(half.max()) + 0.05, 0.45)
-    x = (canvas.u[:, where[0], where[1]] - _per_frame(cu)) / _per_frame(half)
-    y = canvas.v[:, where[0], where[1]] - _per_frame(cv)
-    y = y + bend * (x * x - 0.4)
+    u, v = canvas.at(where)
+    x = (u - per_frame(cu)) / per_frame(half)
+    y = v - per_frame(cv) + bend * (x * x - 0.4)
     bow = np.maximum(1 - x * x, 0)
     inside_x = np.where(np.abs(x) < 1, np.float32(0), np.float32(-1))
-    top, bottom = -_per_frame(upper) * bow, _per_frame(lower) * bow
+    top, bottom = -per_frame(upper) * bow, per_frame(lower) * bow
     rim = np.sqrt(bow)
-    tuck = _per_frame(motion.tuck)
+    tuck = per_frame(motion.tuck)
     lip = np.minimum(y - top + look.lips * rim, bottom + look.lips * 1.25 * (1 - 0.45 * tuck) * rim - y) + inside_x
     lips = canvas.cover(lip)
     rose = 0.72 * scene.skin * np.array([1.0, 0.66, 0.66], np.float32) + np.array([34, 0, 6], np.float32)
@@ -373,7 +343,7 @@ def _paint_mouth(
     inner = np.minimum(y - top, bottom - y) + inside_x
     gap = canvas.cover(inner)
     canvas.paint(np.where(np.abs(x) < 0.94, gap, 0), np.array([48, 12, 16], np.float32), where)
-    opened = np.minimum(_per_frame(jaw) * 5, 1)
+    opened = np.minimum(per_frame(jaw) * 5, 1)
     teeth = np.minimum(inner, 0.075 + top - y)
     canvas.paint(0.95 * canvas.cover(teeth) * opened, np.array([240, 236, 226], np.float32), where)
     tongue = np.minimum(inner, y - bottom + 0.085 * bow)
@@ -381,8 +351,6 @@ def _paint_mouth(
     bite = np.minimum(0.035 - np.abs(y - top - 0.03), 0.6 - np.abs(x))
     canvas.paint(0.9 * canvas.cover(bite) * tuck, np.array([240, 236, 226], np.float32), where)
 
-    whole = np.zeros(canvas.u.shape, np.float32)
-    whole[:, where[0], where[1]] = lips
     reach_up, reach_down = upper + look.lips, lower + 1.25 * look.lips
     middle, extent = cv + 0.5 * (reach_down - reach_up), 0.5 * (reach_down + reach_up) + 0.5 * abs(bend)
-    return whole, (upper + lower) * canvas.scale, _box(canvas, cu, middle, half, extent)
+    return canvas.whole(lips, where), (upper + lower) * canvas.scale, canvas.box(cu, middle, half, extent)

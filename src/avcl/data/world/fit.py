@@ -18,14 +18,21 @@ from avcl.errors import ConfigError
 from avcl.types import Inputs
 
 
-def check(preset: Preset, inputs: Inputs) -> None:
-    """``ConfigError`` where a clip of ``preset`` cannot be had as ``inputs``."""
+def check(preset: Preset, inputs: Inputs, *, truth: bool) -> None:
+    """``ConfigError`` where a clip of ``preset`` (with its ``truth``) cannot be had as ``inputs``."""
     if inputs.channels not in (1, 2):
         raise ConfigError(f"the world has 1 or 2 channels, not {inputs.channels}.", hint="Set channels to 1 or 2.")
     if min(inputs.fps, inputs.sample_rate, inputs.window, *inputs.size) <= 0:
         raise ConfigError("fps, sample rate, size and window must be positive.", hint="Correct the system's inputs.")
     if preset.channels == 1 and inputs.channels == 2 and not isinstance(preset, ObjectPreset):
         raise ConfigError(f"preset {preset.name} is mono.", hint="Set channels to 1, or take the preset spatial.")
+    if (
+        truth
+        and inputs.size != preset.size
+        and not (isinstance(preset, ObjectPreset) and inputs.size[0] == inputs.size[1])
+    ):
+        where = "square pictures" if isinstance(preset, ObjectPreset) else f"pictures of {preset.size}"
+        raise ConfigError(f"masks and boxes of {preset.name} exist for {where} only.", hint="Leave truth off.")
 
 
 def viewed(preset: Preset, inputs: Inputs | None) -> Preset:
@@ -43,7 +50,8 @@ def viewed(preset: Preset, inputs: Inputs | None) -> Preset:
 
 
 def native(preset: Preset, inputs: Inputs | None) -> Preset:
-    """What to render for ``inputs``: solids in a square that covers (fit "crop", "stretch") or fits (fit "pad") the picture."""
+    """What to render for ``inputs``: solids in a square that covers (fit "crop", "stretch") or fits (fit "pad") the
+    picture."""
     if inputs is None or not isinstance(preset, ObjectPreset):
         return preset
     shown = viewed(preset, inputs)

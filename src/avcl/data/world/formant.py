@@ -1,12 +1,14 @@
-"""Formant synthesis: sound = (folds + breath) through a tract of moving resonances + frication through the front cavity.
+"""Formant synthesis: sound = (folds + breath) through a tract of moving resonances + frication through the front
+cavity.
 
-The source is exact in time (every sample has its own phase and loudness); the tract moves on a 5 ms grid. Each 10 ms of the source is
-multiplied by the tract's complex response in the frequency domain and overlap-added, so filtering is causal and needs no loop
-over samples:
+The source is exact in time (every sample has its own phase and loudness); the tract moves on a 5 ms grid. Each 10 ms
+of the source is multiplied by the tract's complex response in the frequency domain and overlap-added, so filtering is
+causal and needs no loop over samples:
 
     y = sum_k  IFFT( FFT(w_k x) * S(f) * prod_i F_i(t_k)^2 / (F_i(t_k)^2 - f^2 + j f B_i(t_k)) )
 
-with S the glottal pulse and the radiation at the lips. The periodic source is a band-limited pulse train in closed form.
+with S the glottal pulse and the radiation at the lips. The periodic source is a band-limited pulse train in closed
+form.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ class Controls:
     """What the tract and its sources do.
 
     On the grid t_k = k * ``HOP_SECONDS``, k = 0 ... K-1 with K >= seconds / HOP_SECONDS + 2: ``formants`` Hz [K, 3] ·
-    ``nasal`` [K] in [0, 1] · ``noise_center``, ``noise_width`` Hz [K]. At every sample: ``pitch`` Hz [L] · ``voicing``,
-    ``breath``, ``friction`` [L], amplitudes of the three sources. Per clip: ``tract_scale`` (reference length / length) ·
-    ``tilt_hz``: corner of the source's low-pass (small: soft voice, large: pressed).
+    ``nasal`` [K] in [0, 1] · ``noise_center``, ``noise_width`` Hz [K]. At every sample: ``pitch`` Hz [L] ·
+    ``voicing``, ``breath``, ``friction`` [L], amplitudes of the three sources. Per clip: ``tract_scale`` (reference
+    length / length) · ``tilt_hz``: corner of the source's low-pass (small: soft voice, large: pressed).
     """
 
     formants: np.ndarray
@@ -60,7 +62,8 @@ def _hop(sample_rate: int) -> int:
 def pulses(pitch: np.ndarray, sample_rate: int, start: float = 0.0) -> np.ndarray:
     """Pulse train [L] with all harmonics below 0.48 of the sample rate, power one at any pitch.
 
-    sum_{n=1..N} cos(n p) = (sin((N + 1/2) p) / sin(p / 2) - 1) / 2, divided by sqrt(N / 2); p is the phase, N = N(pitch).
+    sum_{n=1..N} cos(n p) = (sin((N + 1/2) p) / sin(p / 2) - 1) / 2, divided by sqrt(N / 2); p is the phase, N =
+    N(pitch).
     """
     phase = (2 * np.pi / sample_rate) * np.cumsum(pitch, dtype=np.float64) + start
     phase = np.mod(phase, 2 * np.pi)
@@ -92,7 +95,8 @@ def _source_shape(frequency: np.ndarray, tilt_hz: float) -> np.ndarray:
 
 
 def _filtered(source: np.ndarray, response: np.ndarray, hop: int, n_fft: int) -> np.ndarray:
-    """Overlap-add of windowed pieces of ``source`` [L], piece k filtered by ``response`` [K, bins]; zero pieces are skipped."""
+    """Overlap-add of windowed pieces of ``source`` [L], piece k filtered by ``response`` [K, bins]; zero pieces are
+    skipped."""
     pieces = len(response)
     padded = np.zeros((pieces + 1) * hop, np.float32)
     padded[hop : hop + len(source)] = source  # piece k is centered on sample k * hop

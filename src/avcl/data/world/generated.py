@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal, Self
@@ -12,24 +11,29 @@ import numpy as np
 import torch
 
 from avcl.data.dataset import Data, Splits
+from avcl.data.tokens import text_stream
 from avcl.data.world import fit
+from avcl.data.world.captions import speech_of
 from avcl.data.world.presets import RENDER_VERSION, STREAMS, generator, preset_of, render
-from avcl.data.world.values import Preset, draw_label
+from avcl.data.world.values import Preset, Rendered, draw_label, in_split
 from avcl.errors import ConfigError, did_you_mean
 from avcl.types import Clip, DataSpec, Inputs, Stream, StreamSpec, fingerprint
+
+_STREAMS = ("audio", "video", "text", "speech")
 
 
 class World(Data):
     """``clips`` generated clips of ``preset``; row i is a function of (preset, seed, split, i) alone.
 
-    ``split``: "train", "val" and "test" draw from disjoint random streams, "all" from a fourth · ``fresh``: epoch e draws new
-    clips (index e * clips + i), training without end; ids stay · ``retime``: share of the clips whose sound is that of the
-    same object at another moment, which makes a model learn the object and not only the timing; for training only ·
-    ``truth``: masks, boxes, stems and more ride along as ``extras`` (slower).
+    ``split``: "train", "val" and "test" draw from disjoint random streams, "all" from a fourth · ``fresh``: epoch e
+    draws new clips (index e * clips + i), training without end; ids stay · ``retime``: share of the clips whose sound
+    is that of the same object at another moment, which makes a model learn the object and not only the timing; for
+    training only · ``truth``: masks, boxes, stems and more ride along as ``extras`` (slower) · ``streams``: any of
+    "audio", "video", "text" (the caption) and "speech" (the caption spoken); by default sound and picture, and the
+    text where captions are the task.
     """
 
     kind: Literal["media", "features", "world"] = "world"
-    modalities = ("audio", "video")
     skipped: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
@@ -42,6 +46,7 @@ class World(Data):
         fresh: bool = False,
         retime: float = 0.0,
         truth: bool = False,
+        streams: Sequence[str] | None = None,
     ):
         if split not in STREAMS:
             raise ConfigError(f'split "{split}" is not one of the world.', hint=did_you_mean(split, set(STREAMS)))
@@ -54,6 +59,11 @@ class World(Data):
         self.preset = preset_of(preset) if isinstance(preset, str) else preset
         self.seed, self.split, self.fresh, self.retime, self.truth = seed, split, fresh, retime, truth
         self.clips = clips
+        captioned = ("text",) if self.preset.task == "captions" else ()
+        self.modalities = ("audio", "video", *captioned) if streams is None else tuple(streams)
+        for name in self.modalities:
+            if name not in _STREAMS:
+                raise ConfigError(f'the world has no stream "{name}".', hint=did_you_mean(name, set(_STREAMS)))
         self.inputs: Inputs | None = None
         self.labels = self.preset.labels
         self._rows: tuple[tuple[str, int], ...] = tuple((split, i) for i in range(clips))
@@ -66,17 +76,19 @@ class World(Data):
         return other
 
     @cached_property
-    def ids(self) -> tuple[str, ...]:  # type: ignore[override]
+    def ids(self) -> tuple[str, ...]:
         return tuple(f"{self.preset.name}-{self.seed}-{stream}-{i:06d}" for stream, i in self._rows)
 
     @cached_property
-    def targets(self) -> tuple[int, ...]:  # type: ignore[override]
+    def targets(self) -> tuple[int, ...]:
         """Class of each row (of epoch 0 where ``fresh``), without rendering."""
-        return tuple(draw_label(self.preset, generator(self.preset.name, self.seed, i, s)) for s, i in self._rows)
+        shown = {split: in_split(self.preset, split) for split in STREAMS}
+        return tuple(draw_label(shown[s], generator(self.preset.name, self.seed, i, s)) for s, i in self._rows)
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return self.ids
+        """The class where splits must not share one, else each clip is its own group."""
+        return tuple(self.labels[t] for t in self.targets) if self.preset.disjoint else self.ids
 
     @property
     def spec(self) -> DataSpec:
@@ -84,30 +96,28 @@ class World(Data):
         streams = {
             "audio": StreamSpec("audio", (shown.channels,), float(shown.sample_rate)),
             "video": StreamSpec("video", (3, *shown.size), float(shown.fps)),
+            "text": StreamSpec("tokens", (), 1.0),
+            "speech": StreamSpec("audio", (1,), float(shown.sample_rate)),
         }
-        return DataSpec(streams, self.labels, len(self))
+        return DataSpec({name: streams[name] for name in self.modalities}, self.labels, len(self))
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         return fingerprint(
             {"world": RENDER_VERSION, "preset": self.preset, "seed": self.seed, "rows": self._rows, "fresh": self.fresh}
-            | {"retime": self.retime}
+            | {"retime": self.retime, "streams": self.modalities}
         )
 
     def clip(self, index: int, *, epoch: int = 0, view: int = 0) -> Clip:
-        """Row ``index`` rendered: "audio" float32 [1,L,C], "video" uint8 [1,T,3,H,W]. Extras: "offset" (seconds, positive: the
-        sound is late), "segments" where the preset has them, and every array of the truth where ``truth``."""
+        """Row ``index`` rendered: "audio" float32 [1,L,C], "video" uint8 [1,T,3,H,W]. Extras: "offset" (seconds,
+        positive: the sound is late), "segments" where the preset has them, and every array of the truth where
+        ``truth``."""
         stream, i = self._rows[index]
         drawn = epoch * self.clips + i if self.fresh else i
         shown = fit.native(self.preset, self.inputs)
         clip = render(shown, self.seed, drawn, stream=stream, truth=self.truth, retime=self.retime)
         clip = fit.fitted(clip, self.preset, self.inputs)
-        video = torch.from_numpy(clip.video).permute(0, 3, 1, 2)[None]
-        audio = torch.from_numpy(clip.audio)[None]
-        streams = {
-            "audio": Stream(audio, torch.ones(audio.shape[:2], dtype=torch.bool), float(clip.sample_rate)),
-            "video": Stream(video, torch.ones(video.shape[:2], dtype=torch.bool), float(clip.fps)),
-        }
+        streams = {name: self._stream(name, clip, stream, drawn) for name in self.modalities}
         extras = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in clip.arrays.items()}
         if "offset" in clip.truth:
             extras["offset"] = torch.tensor(clip.truth["offset"], dtype=torch.float32)
@@ -117,19 +127,38 @@ class World(Data):
             index=index,
             view=view,
             label=clip.label if clip.label >= 0 else None,
+            group=self.labels[clip.label] if self.preset.disjoint else "",
             extras=extras,
         )
+
+    def _stream(self, name: str, clip: Rendered, split: str, drawn: int) -> Stream:
+        if name == "text":
+            return text_stream(clip.truth["caption"])
+        if name == "video":
+            data, rate = torch.from_numpy(clip.video).permute(0, 3, 1, 2)[None], clip.fps
+        elif name == "audio":
+            data, rate = torch.from_numpy(clip.audio)[None], float(clip.sample_rate)
+        else:
+            wave = spoken(self.preset.name, self.seed, drawn, split, clip)
+            data, rate = torch.from_numpy(wave)[None, :, None], float(clip.sample_rate)
+        return Stream(data, torch.ones(data.shape[:2], dtype=torch.bool), float(rate))
 
     def subset(self, indices: Sequence[int], *, split: str | None = None) -> Self:
         return self._with_rows([self._rows[i] for i in indices], self.split if split is None else split)
 
     def configure(self, inputs: Inputs) -> Self:
         """The same clips as ``inputs`` wants them: objects are rendered anew at that rate and size, other scenes are
-        resampled. ``ConfigError`` where a preset cannot give it."""
-        fit.check(self.preset, inputs)
+        resampled (their truth keeps the preset's frame rate). ``ConfigError`` where a preset cannot give it."""
+        fit.check(self.preset, inputs, truth=self.truth)
         other = self._with_rows(self._rows, self.split)
         other.inputs = inputs
         return other
+
+
+def spoken(preset: str, seed: int, index: int, split: str, clip: Rendered) -> np.ndarray:
+    """float32 [L]: the caption of ``clip`` (that clip of that world), by a voice that depends on nothing but these
+    names."""
+    return speech_of(clip.truth["caption"], generator(f"{preset}/speech", seed, index, split), clip.sample_rate)
 
 
 def world_splits(

@@ -1,8 +1,8 @@
 """The sound of a struck or bowed solid: modal synthesis, s(t) = sum_k a_k exp(-d_k t) sin(2 pi f_k t).
 
-f_k = f0(size) * register(material) * ratio_k(shape): the ratios are those of the ideal body, f0 ~ 1/R^2 as for a plate whose
-thickness is fixed; d_k and the tilt of a_k belong to the material. A strike adds its force to the modes, so that one
-state per mode carries the sound through all strikes, and onsets fall between samples where they should.
+f_k = f0(size) * register(material) * ratio_k(shape): the ratios are those of the ideal body, f0 ~ 1/R^2 as for a plate
+whose thickness is fixed; d_k and the tilt of a_k belong to the material. A strike adds its force to the modes, so that
+one state per mode carries the sound through all strikes, and onsets fall between samples where they should.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 
 _BLOCK = 256
 
-# Ideal bodies, relative to their lowest mode. disk: round membrane (zeros of the Bessel functions) · triangle: simply supported
-# equilateral plate (m^2 + mn + n^2) · ring: extensional modes (sqrt(1 + n^2)) · bar: free ends (roots of cos x cosh x = 1).
+# Ideal bodies, relative to their lowest mode. disk: round membrane (zeros of the Bessel functions) · triangle: simply
+# supported equilateral plate (m^2 + mn + n^2) · ring: extensional modes (sqrt(1 + n^2)) · bar: free ends (roots of cos
+# x cosh x = 1).
 RATIOS: dict[str, tuple[float, ...]] = {
     "disk": (1.0, 1.593, 2.136, 2.296, 2.653, 2.918),
     "triangle": (1.0, 2.333, 4.0, 4.333, 6.333, 7.0),
@@ -29,7 +30,8 @@ SHAPES = tuple(RATIOS)
 @dataclass(frozen=True)
 class Material:
     """``register``: factor on the pitch (stiffness over density) · ``t60``: seconds until the lowest mode lost 60 dB ·
-    ``damping``: how much faster the high modes die · ``tilt``: amplitude ~ ratio^-tilt · ``level``: radiated amplitude."""
+    ``damping``: how much faster the high modes die · ``tilt``: amplitude ~ ratio^-tilt · ``level``: radiated
+    amplitude."""
 
     register: float
     t60: float
@@ -54,8 +56,8 @@ class Modes(NamedTuple):
 
 
 def modes(shape: str, material: str, radius: float, strike: np.ndarray | None = None) -> Modes:
-    """The modes of a body of ``radius`` (units of 1/64 picture height); ``strike`` [6]: factors on the amplitudes, i.e. where
-    it is hit."""
+    """The modes of a body of ``radius`` (units of 1/64 picture height); ``strike`` [6]: factors on the amplitudes,
+    i.e. where it is hit."""
     kind = MATERIALS[material]
     ratio = np.array(RATIOS[shape])
     frequency = 420.0 * (7.0 / radius) ** 2 * kind.register * ratio
@@ -81,7 +83,8 @@ def _ring_out(state: np.ndarray, z: np.ndarray, powers: np.ndarray, n: int) -> n
 
 
 def struck(body: Modes, times: Sequence[float], forces: Sequence[float], samples: int, rate: int) -> np.ndarray:
-    """float32 [samples]: the sound of strikes at ``times`` (seconds, ascending, before 0 allowed: what still rings is heard)."""
+    """float32 [samples]: the sound of strikes at ``times`` (seconds, ascending, before 0 allowed: what still rings is
+    heard)."""
     body = _audible(body, rate)
     out = np.zeros(samples, dtype=np.float32)
     if len(body.frequency) == 0 or len(times) == 0:

@@ -3,9 +3,11 @@
 Lengths are units of 1/64 of the picture height, times seconds of the clip's clock; y points down. A motion is drawn for
 [-LEAD, horizon + LEAD], so that sounds may be delayed or advanced without running dry.
 
-- bounce: free flight under gravity between impacts on the floor, y = floor - r - g (t - a)(b - t) / 2 for an impact at a and
-  the next at b; the speed of the impact, g (b - a) / 2, is its force. The floor gives back another speed each time.
+- bounce: free flight under gravity between impacts on the floor, y = floor - r - g (t - a)(b - t) / 2 for an impact at
+  a and the next at b; the speed of the impact, g (b - a) / 2, is its force. The floor gives back another speed each
+  time.
 - shake: thrown from one stop to the other (eased strokes); it strikes at each stop, the faster the harder.
+- rattle: a shake twice as fast, so that no half second of it is without a strike.
 - pluck: pulled aside slowly, let go (there it sounds), swings out: exp(-t / tau) cos(2 pi f t).
 - bow: slides to and fro; it sounds as long as it slides, as loud as it is fast.
 """
@@ -19,7 +21,7 @@ import numpy as np
 
 LEAD = 1.0
 GRAVITY = 430.0
-MOTIONS = ("bounce", "shake", "pluck", "bow")
+MOTIONS = ("bounce", "shake", "pluck", "bow")  # rattle is for the presets that need steady sounds
 
 
 class Pose(NamedTuple):
@@ -33,10 +35,10 @@ class Pose(NamedTuple):
 
 @dataclass(frozen=True)
 class Motion:
-    """A drawn motion. ``times``: knots [E] (impacts, stops, releases, or bounds of strokes) · ``forces``: [E] in (0, 1.5],
-    that of the sound which starts there (0: none; for bow the mean speed of the stroke) · ``center`` x, y · ``reach``: how far
-    it goes from the center · ``tilt``: direction of the path (radians) · ``angle``, ``spin``: turn at t = 0 and its rate ·
-    ``sway``: amplitude, period, phase of a slow drift."""
+    """A drawn motion. ``times``: knots [E] (impacts, stops, releases, or bounds of strokes) · ``forces``: [E] in (0,
+    1.5], that of the sound which starts there (0: none; for bow the mean speed of the stroke) · ``center`` x, y ·
+    ``reach``: how far it goes from the center · ``tilt``: direction of the path (radians) · ``angle``, ``spin``: turn
+    at t = 0 and its rate · ``sway``: amplitude, period, phase of a slow drift."""
 
     kind: str
     times: np.ndarray
@@ -102,8 +104,8 @@ def _knots(rng: np.random.Generator, shortest: float, longest: float, horizon: f
 def draw_motion(
     rng: np.random.Generator, kind: str, radius: float, lane: tuple[float, float], floor: float, horizon: float
 ) -> Motion:
-    """A motion of an object of ``radius`` that stays between ``lane`` (x bounds) and above ``floor``; drawn without regard
-    to shape, material or color."""
+    """A motion of an object of ``radius`` that stays between ``lane`` (x bounds) and above ``floor``; drawn without
+    regard to shape, material or color."""
     left, right = lane[0] + radius, lane[1] - radius
     room = max(0.5 * (right - left), 0.0)
     angle, spin = rng.uniform(0, 2 * np.pi), rng.uniform(-0.6, 0.6)
@@ -120,8 +122,8 @@ def draw_motion(
         reach = rng.uniform(4.0, 9.0, len(times))
         forces = reach / 8.0
         tilt = rng.uniform(-0.3, 0.3) + 0.5 * np.pi
-    elif kind == "shake":
-        slow = rng.uniform(0.24, 0.5)
+    elif kind in ("shake", "rattle"):
+        slow = rng.uniform(0.24, 0.5) * (1.0 if kind == "shake" else 0.5)
         times = _knots(rng, 0.75 * slow, 1.25 * slow, horizon)
         most = min(max(room, 2.5), 9.0)
         reach = np.full(len(times), rng.uniform(0.6, 1.0) * most)

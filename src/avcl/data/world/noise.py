@@ -1,4 +1,4 @@
-"""White and smooth noise by slicing seeded pools: drawing 295k normals a clip would cost more than the rest of the clip.
+"""White and smooth noise by slicing seeded pools: drawing 295k normals a clip would cost more than its picture.
 
 A slice is chosen by the clip's own generator, so it stays a function of (preset, seed, index).
 """

@@ -1,7 +1,7 @@
 """Scene -> picture, sound and truth of a clip of solid objects.
 
-The picture shows the instants i / fps; the sound is made of the same motion at t - offset, so a strike is heard ``offset``
-seconds after it is seen (0 but in the presets that say so).
+The picture shows the instants i / fps; the sound is made of the same motion at t - offset, so a strike is heard
+``offset`` seconds after it is seen (0 but in the presets that say so).
 """
 
 from __future__ import annotations
@@ -23,19 +23,38 @@ _SEGMENT = 0.5  # seconds of one event label
 
 
 def render_objects(preset: Preset, rng: np.random.Generator, *, truth: bool = False, retime: float = 0.0) -> Rendered:
-    """A clip of ``preset`` drawn from ``rng``. ``truth`` adds masks, boxes, positions and stems; ``retime`` is the chance that
-    the sound is that of the same object at another moment (a training augmentation)."""
+    """A clip of ``preset`` drawn from ``rng``. ``truth`` adds masks, boxes, positions and stems; ``retime`` is the
+    chance that the sound is that of the same object at another moment (a training augmentation)."""
     assert isinstance(preset, ObjectPreset)
     scene = draw_scene(preset, rng, retime=retime)
     video, arrays = _film(preset, scene, rng, truth)
     audio, stems = _record(preset, scene, rng)
-    facts = {"offset": scene.offset}
+    facts: dict[str, Any] = {"offset": scene.offset, "caption": caption_of(preset, scene)}
     if truth:
         facts = _truth(preset, scene, arrays)
-        arrays["stems"] = stems
+        slots = slots_of(preset, scene)
+        rows = [*slots, preset.slots]  # the room comes last
+        arrays = {name: _in_slots(array, slots, preset.slots, axis=1) for name, array in arrays.items()}
+        arrays["stems"] = _in_slots(stems, rows, preset.slots + 1, axis=0)
     if preset.staged:
         arrays["segments"] = segments_of(preset, scene)
     return Rendered(video, audio, preset.fps, preset.sample_rate, scene.label, facts, arrays)
+
+
+def slots_of(preset: ObjectPreset, scene: Scene) -> list[int]:
+    """The row of each actor in the arrays: sources first, then the distractor's and the off-screen sound's where the
+    preset may have one, so that every clip of a preset has arrays of one shape."""
+    after = {"distractor": preset.sources, "offscreen": preset.slots - 1}
+    return [i if actor.role == "source" else after[actor.role] for i, actor in enumerate(scene.actors)]
+
+
+def _in_slots(array: np.ndarray, slots: list[int], count: int, axis: int) -> np.ndarray:
+    """``array`` with its rows along ``axis`` moved to ``slots`` of ``count``; zeros in the others."""
+    shape = list(array.shape)
+    shape[axis] = count
+    out = np.zeros(shape, dtype=array.dtype)
+    np.moveaxis(out, axis, 0)[slots] = np.moveaxis(array, axis, 0)
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------------- picture
@@ -46,19 +65,21 @@ def _film(
     unit = size / 64
     margin = int(np.ceil(preset.jitter * unit))
     times = np.arange(preset.frames) / preset.fps
-    jitter = np.rint(pixels.draw_jitter(rng, preset.frames, preset.jitter) * unit).astype(int)
-    canvas = pixels.stage(pixels.backdrop(rng, size, margin, scene.floor), size, margin, jitter)
+    background = pixels.backdrop(rng, size, margin, scene.floor)
     ties = rng.random(len(scene.actors))
+    # what depends on the number of frames is drawn last: another frame rate shows the same scene
+    jitter = np.rint(pixels.draw_jitter(rng, preset.frames, preset.jitter) * unit).astype(int)
+    canvas = pixels.stage(background, size, margin, jitter)
     order = sorted(range(len(scene.actors)), key=lambda i: (-scene.actors[i].distance, ties[i]))
     actors = scene.actors
     masks = np.zeros((preset.frames, len(actors), size, size), dtype=bool) if truth else None
-    places = np.full((preset.frames, len(actors), 2), np.nan, dtype=np.float32)
+    places = np.zeros((preset.frames, len(actors), 2), dtype=np.float32)
     for i in order:
         actor = actors[i]
         if not actor.seen:
             continue
         pose = actor.motion.at(times)
-        shown = (times >= actor.visible[0]) & (times < actor.visible[1])
+        shown = _shown(preset, actor)
         scaled = Pose(pose.x * unit, pose.y * unit, pose.angle, pose.stretch)
         radius = np.full(len(times), actor.body.radius * unit / actor.distance)
         covered = pixels.paint(canvas, actor.body, scaled, radius, shown, jitter, masks=truth)
@@ -71,6 +92,12 @@ def _film(
     if masks is None:
         return video, {}
     return video, {"masks": masks, "boxes": pixels.boxes_of(masks), "positions": places}
+
+
+def _shown(preset: ObjectPreset, actor: Actor) -> np.ndarray:
+    """bool [T]: the frames in which the actor is in front of the camera."""
+    times = np.arange(preset.frames) / preset.fps
+    return (times >= actor.visible[0]) & (times < actor.visible[1]) & actor.seen
 
 
 # --------------------------------------------------------------------------------------------------------------- sound
@@ -132,8 +159,8 @@ def _placed(preset: ObjectPreset, scene: Scene, actor: Actor, mono: np.ndarray) 
 
 # --------------------------------------------------------------------------------------------------------------- truth
 def segments_of(preset: ObjectPreset, scene: Scene) -> np.ndarray:
-    """int64 [n]: class of each half second in which the first source is both seen and heard for more than half of it, else the
-    number of classes (background)."""
+    """int64 [n]: class of each half second in which the first source is both seen and heard for more than half of it,
+    else the number of classes (background)."""
     actor = scene.actors[0]
     begin, end = max(actor.visible[0], actor.audible[0]), min(actor.visible[1], actor.audible[1])
     edges = np.arange(0.0, preset.seconds - 1e-9, _SEGMENT)
@@ -141,7 +168,9 @@ def segments_of(preset: ObjectPreset, scene: Scene) -> np.ndarray:
     return np.where(overlap > 0.5 * _SEGMENT, scene.label, len(preset.labels)).astype(np.int64)
 
 
-def _moments(motion: Motion, actor: Actor, lag: float, bounds: tuple[float, float], seconds: float, ring: float) -> list[list[float]]:
+def _moments(motion: Motion, lag: float, bounds: tuple[float, float], seconds: float, ring: float) -> list[list[float]]:
+    """[begin, end] of every stroke or strike inside ``bounds``, shifted by ``lag`` and cut to the clip; a strike lasts
+    ``ring``."""
     begin, end = motion.intervals()
     out = []
     for i, (a, b) in enumerate(zip(begin, end, strict=True)):
@@ -154,16 +183,19 @@ def _moments(motion: Motion, actor: Actor, lag: float, bounds: tuple[float, floa
     return out
 
 
+def _span(interval: tuple[float, float], seconds: float) -> list[float]:
+    return [round(float(np.clip(bound, 0.0, seconds)), 5) for bound in interval]
+
+
 def _object_truth(preset: ObjectPreset, scene: Scene, actor: Actor) -> dict[str, Any]:
     ring = 0.5 * modal.MATERIALS[actor.body.material].t60
-    heard = _moments(actor.heard, actor, scene.offset, actor.audible, preset.seconds, ring) if actor.sounds else []
-    seen = _moments(actor.motion, actor, 0.0, actor.visible, preset.seconds, 0.06) if actor.seen else []
+    heard = _moments(actor.heard, scene.offset, actor.audible, preset.seconds, ring) if actor.sounds else []
+    seen = _moments(actor.motion, 0.0, actor.visible, preset.seconds, 0.06) if actor.seen else []
     times, forces = actor.heard.impacts()
     times = times + scene.offset
     keep = (times >= 0) & (times < preset.seconds) & (times - scene.offset >= actor.audible[0])
     keep &= times - scene.offset < actor.audible[1]
     keep &= actor.sounds
-    span = (lambda v: [round(float(np.clip(x, 0.0, preset.seconds)), 5) for x in v])
     return {
         "role": actor.role,
         "class": preset.labels[actor.label],
@@ -175,26 +207,29 @@ def _object_truth(preset: ObjectPreset, scene: Scene, actor: Actor) -> dict[str,
         "color": [round(c, 2) for c in actor.body.color],
         "motion": actor.motion.kind,
         "distance": round(actor.distance, 4),
-        "visible": span(actor.visible) if actor.seen else None,
-        "audible": span(actor.audible) if actor.sounds else None,
+        "visible": _span(actor.visible, preset.seconds) if actor.seen else None,
+        "audible": _span(actor.audible, preset.seconds) if actor.sounds else None,
         "onsets": [[round(float(t), 5), round(float(f), 4)] for t, f in zip(times[keep], forces[keep], strict=True)],
         "events": {"audio": heard, "video": seen},
     }
 
 
 def _truth(preset: ObjectPreset, scene: Scene, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """One line of truth.jsonl. ``events``: [begin, end] in seconds, strokes or strikes with their ringing (video: the contact) ·
-    ``boxes``: per frame [x0, y0, x1, y1] or null · ``positions``: centers in pixels · ``onsets``: [seconds, force] as heard."""
-    objects = []
+    """One line of truth.jsonl. ``events``: [begin, end] in seconds, strokes or strikes with their ringing (video: the
+    contact) · ``events`` beside the objects: those of the first source · ``slot``: row in the arrays · ``boxes``: per
+    frame [x0, y0, x1, y1] or null · ``positions``: centers in
+    pixels · ``onsets``: [seconds, force] as heard."""
+    objects, slots = [], slots_of(preset, scene)
     for i, actor in enumerate(scene.actors):
-        item = _object_truth(preset, scene, actor)
+        item = {"slot": slots[i], **_object_truth(preset, scene, actor)}
         boxes, places = arrays["boxes"][:, i], arrays["positions"][:, i]
         item["boxes"] = [[int(v) for v in box] if box[2] > box[0] else None for box in boxes]
-        item["positions"] = [[round(float(v), 3) for v in p] if np.isfinite(p[0]) else None for p in places]
+        shown = _shown(preset, actor)
+        item["positions"] = [[round(float(v), 3) for v in p] if s else None for p, s in zip(places, shown, strict=True)]
         if preset.channels == 2:
-            x = places[:, 0] if actor.seen else np.full(preset.frames, np.nan)
-            theta = spatial.azimuth(x, preset.size[1]) if actor.seen else np.full(preset.frames, actor.bearing)
-            item["azimuth"] = [round(float(np.rad2deg(v)), 3) if np.isfinite(v) else None for v in theta]
+            x = actor.motion.at(np.arange(preset.frames) / preset.fps).x
+            theta = spatial.azimuth(x, 64.0) if actor.seen else np.full(preset.frames, actor.bearing)
+            item["azimuth"] = [round(float(v), 3) for v in np.rad2deg(theta)]
         objects.append(item)
     truth: dict[str, Any] = {
         "class": preset.labels[scene.label],
@@ -203,6 +238,7 @@ def _truth(preset: ObjectPreset, scene: Scene, arrays: dict[str, np.ndarray]) ->
         "retimed": scene.retimed,
         "gain_db": round(scene.gain_db, 4),
         "floor": round(scene.floor, 3),
+        "events": objects[0]["events"],
         "objects": objects,
     }
     if preset.staged:

@@ -33,7 +33,8 @@ def draw_color(rng: np.random.Generator, value: tuple[float, float], saturation:
 
 
 def backdrop(rng: np.random.Generator, size: int, margin: int, floor: float) -> np.ndarray:
-    """float32 [size + 2 margin, same, 3]: a colored, textured wall and a floor whose edge is at ``floor`` (units of 1/64)."""
+    """float32 [size + 2 margin, same, 3]: a colored, textured wall and a floor whose edge is at ``floor`` (units of
+    1/64)."""
     full, unit = size + 2 * margin, size / 64
     wall, ground = draw_color(rng, (0.15, 0.45), (0.1, 0.6)), draw_color(rng, (0.1, 0.35), (0.0, 0.5))
     rows = ((np.arange(full) - margin) / unit).astype(np.float32)[:, None, None]
@@ -49,7 +50,8 @@ def draw_jitter(rng: np.random.Generator, frames: int, most: int) -> np.ndarray:
 
 
 def stage(background: np.ndarray, size: int, margin: int, jitter: np.ndarray) -> np.ndarray:
-    """float32 [T, size, size, 3]: the backdrop as the shaking camera sees it (``jitter`` in pixels, at most ``margin``)."""
+    """float32 [T, size, size, 3]: the backdrop as the shaking camera sees it (``jitter`` in pixels, at most
+    ``margin``)."""
     canvas = np.empty((len(jitter), size, size, 3), dtype=np.float32)
     for frame, (dy, dx) in zip(canvas, jitter, strict=True):
         frame[:] = background[margin - dy : margin - dy + size, margin - dx : margin - dx + size]
@@ -83,10 +85,17 @@ def _surface(body: Body, u: np.ndarray, v: np.ndarray, sdf: np.ndarray) -> tuple
 
 
 def paint(
-    canvas: np.ndarray, body: Body, pose: Pose, radius: np.ndarray, shown: np.ndarray, jitter: np.ndarray, *, masks: bool
+    canvas: np.ndarray,
+    body: Body,
+    pose: Pose,
+    radius: np.ndarray,
+    shown: np.ndarray,
+    jitter: np.ndarray,
+    *,
+    masks: bool,
 ) -> np.ndarray | None:
-    """Composite the object onto ``canvas`` [T,S,S,3] in place. ``pose`` in pixels (camera at rest), ``radius`` [T] in pixels,
-    ``shown`` [T] bool. Returns the covered pixels bool [T,S,S] where ``masks``."""
+    """Composite the object onto ``canvas`` [T,S,S,3] in place. ``pose`` in pixels (camera at rest), ``radius`` [T] in
+    pixels, ``shown`` [T] bool. Returns the covered pixels bool [T,S,S] where ``masks``."""
     frames, size = canvas.shape[0], canvas.shape[1]
     x, y = pose.x + jitter[:, 1], pose.y + jitter[:, 0]
     patch = int(np.ceil(2 * _REACH * float(radius.max()))) + 2

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from avcl.data.world import people_presets
 from avcl.data.world.objects import render_objects
 from avcl.data.world.scene import CLASSES, ObjectPreset
-from avcl.data.world.values import Preset, Rendered
+from avcl.data.world.values import Preset, Rendered, in_split
 from avcl.errors import ConfigError, did_you_mean
 
 RENDER_VERSION = 1  # raise it when the same (preset, seed, index) gives other bytes
@@ -20,8 +21,9 @@ _RETRIEVAL = ObjectPreset(
     scene="objects",
     task="retrieval",
     labels=CLASSES,
-    difficulty="One object of 12 classes, sizes 7 to 9.5, camera jitter 1 px, noise 6; no distractor, nothing off screen. "
-    "Timing alone finds the pair; the narrow sizes leave the class learnable where part of the sounds is re-timed.",
+    difficulty="One object of 12 classes, sizes 7 to 9.5, camera jitter 1 px, noise 6; no distractor, nothing off "
+    "screen. Timing alone finds the pair; the narrow sizes leave the class learnable where part of the sounds is "
+    "re-timed.",
 )
 
 _OBJECTS = (
@@ -32,8 +34,8 @@ _OBJECTS = (
         distractor=1.0,
         offscreen=0.5,
         noise=12.0,
-        difficulty="As retrieval, with a silent moving object of another class, an off-screen sound in half of the clips, and "
-        "noise 12. Small models are near chance after minutes: report it, do not gate on it.",
+        difficulty="As retrieval, with a silent moving object of another class, an off-screen sound in half of the "
+        "clips, and noise 12. Small models are near chance after minutes: report it, do not gate on it.",
     ),
     replace(
         _RETRIEVAL,
@@ -41,8 +43,8 @@ _OBJECTS = (
         task="localization",
         radius=(6.0, 11.0),
         distractor=1.0,
-        difficulty="One sounding object and one that moves in silence, of another class; each covers 3 to 9 % of the picture. "
-        "An untrained map hits either of them 6 to 32 % of the time.",
+        difficulty="One sounding object and one that moves in silence, of another class; each covers 3 to 9 % of the "
+        "picture. An untrained map hits either of them 6 to 32 % of the time.",
     ),
     replace(
         _RETRIEVAL,
@@ -59,28 +61,29 @@ _OBJECTS = (
         name="events",
         task="events",
         seconds=5.0,
-        motions=("shake", "bow"),
+        motions=("rattle", "bow"),
         distractor=0.5,
         offscreen=0.5,
         staged=True,
-        difficulty="5 s; the object comes and goes, its sound begins and ends, differently in 40 % of the clips; half of the "
-        "clips have a silent object, half a sound off screen. A half second is an event where the object is seen and heard.",
+        difficulty="5 s; the object comes and goes, its sound begins and ends, differently in 40 % of the clips; half "
+        "of the clips have a silent object, half a sound off screen. A half second is an event where the object is "
+        "seen and heard.",
     ),
     replace(
         _RETRIEVAL,
         name="separation",
         task="separation",
         labels=("wood disk", "metal ring", "glass bar", "metal triangle"),
-        motions=("shake", "bow"),
-        difficulty="Solo clips of four classes in three registers, sustained or fast sounds, to be mixed in pairs: the classic "
-        "mix-and-separate. The oracle binary mask gains 16 to 20 dB.",
+        motions=("rattle", "bow"),
+        difficulty="Solo clips of four classes in three registers, sustained or fast sounds, to be mixed in pairs: "
+        "the classic mix-and-separate. The oracle binary mask gains 16 to 20 dB.",
     ),
     replace(
         _RETRIEVAL,
         name="separation-duet",
         task="separation",
         labels=("wood disk", "metal ring", "glass bar", "metal triangle"),
-        motions=("shake", "bow"),
+        motions=("rattle", "bow"),
         sources=2,
         difficulty="Two sounding objects of two classes side by side in one picture, with their stems.",
     ),
@@ -92,8 +95,8 @@ _OBJECTS = (
         radius=(6.0, 10.0),
         sources=2,
         distance=(1.0, 1.8),
-        difficulty="Two sounding objects left and right, near or far; two ears hear time and level differences of +-0.44 ms and "
-        "+-7 dB across the picture.",
+        difficulty="Two sounding objects left and right, near or far; two ears hear time and level differences of "
+        "+-0.44 ms and +-7 dB across the picture.",
     ),
     replace(
         _RETRIEVAL,
@@ -102,22 +105,21 @@ _OBJECTS = (
         fps=25.0,
         motions=("bounce",),
         offset=0.4,
-        difficulty="25 frames a second, bounces 0.32 to 0.75 s apart, the sound shifted by up to 0.4 s either way, not rounded to "
-        "a frame. Chance within 40 ms is .10.",
+        difficulty="25 frames a second, bounces 0.32 to 0.75 s apart, the sound shifted by up to 0.4 s either way, "
+        "not rounded to a frame. Chance within 40 ms is .10.",
     ),
     replace(
         _RETRIEVAL,
         name="captions",
         task="captions",
-        sources=1,
         distractor=0.5,
         offscreen=0.25,
-        spoken=True,
-        difficulty="One or two objects, at times a sound off screen, described by a sentence, which is also spoken.",
+        difficulty="One or two objects, at times a sound off screen, described by a sentence; the same sentence "
+        "spoken is the stream speech of World(streams=...).",
     ),
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in _OBJECTS}
+PRESETS: dict[str, Preset] = {**{preset.name: preset for preset in _OBJECTS}, **people_presets.PRESETS}
 
 
 def preset_of(name: str) -> Preset:
@@ -141,11 +143,10 @@ def render(
     ``stream``: "train", "val", "test" or "all", four disjoint worlds · ``retime``: see ``World``.
     """
     preset = preset_of(preset) if isinstance(preset, str) else preset
+    preset = in_split(preset, stream)
     rng = generator(preset.name, seed, index, stream)
     if isinstance(preset, ObjectPreset):
         return render_objects(preset, rng, truth=truth, retime=retime)
     if retime:
         raise ConfigError(f"preset {preset.name} cannot re-time its sounds.", hint="Leave retime at 0.")
-    from avcl.data.world import people_presets
-
     return people_presets.render(preset, rng, truth=truth)

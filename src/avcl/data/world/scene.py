@@ -1,7 +1,7 @@
 """What happens in a clip of solid objects: who is there, where, how each moves, who sounds and who is seen, and when.
 
-Everything but shape, material and size is drawn without regard to the class: color, backdrop, place, motion, gain, jitter and
-noise are nuisances by construction (a test fits a classifier to them all the same).
+Everything but shape, material and size is drawn without regard to the class: color, backdrop, place, motion, gain,
+jitter and noise are nuisances by construction (a test fits a classifier to them all the same).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class ObjectPreset(Preset):
 
     ``radius``: range of sizes, hence of pitch (~ 1/R^2): the wider, the easier the pair and the harder the class ·
     ``motions`` · ``jitter``: camera shake · ``noise``: sensor noise (0..255) · ``sources``: seen and heard objects ·
-    ``distractor``: chance of one more object that moves in silence, of another class (``alike``: of the same class and size) ·
-    ``offscreen``: chance of a sound without a picture, of another class · ``distance``: range; level and apparent size
-    ~ 1/distance · ``offset``: largest lag of the sound, either sign, seconds · ``gain_db``: level of the clip, either sign ·
-    ``staged``: objects come and go, sounds begin and end, each for itself in part of the clips · ``spoken``: the caption is
-    also spoken · ``horizon``: seconds that are drawn (0: ``seconds``), so that a shorter view shows the same clip.
+    ``distractor``: chance of one more object that moves in silence, of another class (``alike``: of the same class and
+    size) · ``offscreen``: chance of a sound without a picture, of another class · ``distance``: range; level and
+    apparent size ~ 1/distance · ``offset``: largest lag of the sound, either sign, seconds · ``gain_db``: level of the
+    clip, either sign · ``staged``: objects come and go, sounds begin and end, each for itself in part of the clips ·
+    ``horizon``: seconds that are drawn (0: ``seconds``), so that a shorter view shows the same clip.
     """
 
     radius: tuple[float, float] = (7.0, 9.5)
@@ -44,7 +44,6 @@ class ObjectPreset(Preset):
     offset: float = 0.0
     gain_db: float = 6.0
     staged: bool = False
-    spoken: bool = False
     horizon: float = 0.0
 
     @property
@@ -52,12 +51,18 @@ class ObjectPreset(Preset):
         """Seconds for which motions are drawn."""
         return self.horizon or self.seconds
 
+    @property
+    def slots(self) -> int:
+        """How many objects and sounds a clip can have."""
+        return self.sources + (self.distractor > 0) + (self.offscreen > 0)
+
 
 @dataclass(frozen=True)
 class Actor:
     """One object or sound. ``role``: "source", "distractor" (silent) or "offscreen" (unseen) · ``label``: its class ·
-    ``strike`` [6]: where it is hit (factors on the partials) · ``heard``: the motion that sounds, another than ``motion`` where
-    the sound was re-timed · ``visible``, ``audible``: seconds (begin, end) · ``bearing``: azimuth of what is off-screen."""
+    ``strike`` [6]: where it is hit (factors on the partials) · ``heard``: the motion that sounds, another than
+    ``motion`` where the sound was re-timed · ``visible``, ``audible``: seconds (begin, end) · ``bearing``: azimuth of
+    what is off-screen."""
 
     role: str
     label: int
@@ -151,9 +156,10 @@ def draw_scene(preset: ObjectPreset, rng: np.random.Generator, *, retime: float 
     gain_db = rng.uniform(-preset.gain_db, preset.gain_db)
     retimed = bool(rng.random() < retime)
     if retimed:
+        other = rng.spawn(1)[0]  # leaves ``rng`` where it is: the picture does not change
         first = actors[0]
-        style = preset.motions[int(rng.integers(len(preset.motions)))]
+        style = preset.motions[int(other.integers(len(preset.motions)))]
         ground = HORIZON_LINE + (floor - HORIZON_LINE) / first.distance
-        heard = draw_motion(rng, style, first.body.radius / first.distance, lanes[0], ground, preset.drawn)
+        heard = draw_motion(other, style, first.body.radius / first.distance, lanes[0], ground, preset.drawn)
         actors[0] = replace(first, heard=heard)
     return Scene(label, tuple(actors), float(offset), float(gain_db), float(floor), retimed)

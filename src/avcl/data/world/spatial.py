@@ -1,7 +1,7 @@
 """Two ears: a source at azimuth theta arrives earlier and louder at the nearer ear.
 
-ITD = (a / c)(theta + sin theta) (Woodworth's sphere, a = 8.75 cm, c = 343 m/s); ILD = 8 sin(theta) dB, half of it on each ear.
-theta > 0 is to the right; both ears are shifted by half the ITD, so that the mean arrival stays on the clock.
+ITD = (a / c)(theta + sin theta) (Woodworth's sphere, a = 8.75 cm, c = 343 m/s); ILD = 8 sin(theta) dB, half of it on
+each ear. theta > 0 is to the right; both ears are shifted by half the ITD, so that the mean arrival stays on the clock.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Speech on one continuous clock: words -> timed phonemes -> trajectories of lips, tract, folds -> sound.
 
-The same trajectories drive the face and the synthesizer, and both may be read at any instant: a closure of the lips begins and
-ends in the picture when it does in the sound, whatever the frame rate. An emotion changes mean and range of the pitch, the
-rate, the loudness, the spectral tilt and the final contour (``PROSODY``); who speaks sets tract length and pitch (``Voice``).
+The same trajectories drive the face and the synthesizer, and both may be read at any instant: a closure of the lips
+begins and ends in the picture when it does in the sound, whatever the frame rate. An emotion changes mean and range
+of the pitch, the rate, the loudness, the spectral tilt and the final contour (``PROSODY``); who speaks sets tract
+length and pitch (``Voice``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,60 +17,12 @@ import numpy as np
 from avcl.data.world.formant import Controls, grid_times, synthesize
 from avcl.data.world.noise import white
 from avcl.data.world.phonemes import PHONES, REFERENCE_TRACT_CM, Phone, pronounce_all
-
-EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "surprised")
-
-
-@dataclass(frozen=True)
-class Voice:
-    """Who speaks: ``tract_cm`` scales all formants by 17 / tract_cm, ``pitch_hz`` is the mean pitch, ``breath`` the share of noise
-    in the folds' sound, ``tilt_hz`` the corner of the source's low-pass, ``rate`` phonemes per second relative to normal."""
-
-    tract_cm: float = 15.5
-    pitch_hz: float = 150.0
-    breath: float = 0.03
-    tilt_hz: float = 2500.0
-    rate: float = 1.0
-
-
-@dataclass(frozen=True)
-class Prosody:
-    """How it is said: factors of the voice's ``pitch``, ``rate`` and ``tilt``, factor of the pitch ``range``, loudness ``gain_db``,
-    ``tremor`` (semitones, 6.5 Hz), ``slope`` and ``final`` (semitones over the utterance and at its end)."""
-
-    pitch: float = 1.0
-    range: float = 1.0
-    rate: float = 1.0
-    tilt: float = 1.0
-    gain_db: float = 0.0
-    tremor: float = 0.0
-    slope: float = -3.0
-    final: float = -3.0
-
-    def toward(self, other: Prosody, weight: float) -> Prosody:
-        """The prosody a share ``weight`` of the way to ``other``: geometric for factors, linear for the rest."""
-        factors = ("pitch", "range", "rate", "tilt")
-        values = {}
-        for name in (f.name for f in fields(self)):
-            a, b = getattr(self, name), getattr(other, name)
-            values[name] = a ** (1 - weight) * b**weight if name in factors else a + weight * (b - a)
-        return Prosody(**values)
-
-
-PROSODY = MappingProxyType(
-    {
-        "neutral": Prosody(),
-        "happy": Prosody(pitch=1.25, range=1.8, rate=1.08, tilt=1.4, gain_db=3.0, slope=-1.0, final=-1.0),
-        "sad": Prosody(pitch=0.90, range=0.40, rate=0.78, tilt=0.45, gain_db=-5.0, slope=-4.0, final=-2.0),
-        "angry": Prosody(pitch=1.08, range=1.5, rate=1.15, tilt=2.4, gain_db=6.0, slope=-2.0, final=-5.0),
-        "fearful": Prosody(pitch=1.40, range=0.7, rate=1.25, tilt=0.8, gain_db=-1.0, tremor=0.8, slope=1.0, final=0.0),
-        "surprised": Prosody(pitch=1.35, range=2.0, rate=0.95, tilt=1.2, gain_db=2.0, slope=3.0, final=7.0),
-    }
-)
+from avcl.data.world.prosody import PROSODY, Prosody, Voice
 
 
 class Segment(NamedTuple):
-    """One timed phoneme: seconds ``start`` to ``end``; ``release`` is where a closure opens (else ``start``); ``word`` -1 in pauses."""
+    """One timed phoneme: seconds ``start`` to ``end``; ``release`` is where a closure opens (else ``start``);
+    ``word`` -1 in pauses."""
 
     phone: str
     start: float
@@ -97,9 +49,16 @@ class Utterance:
     seconds: float
 
     def truth(self) -> dict[str, Any]:
-        """JSON-able: words and phonemes (without pauses), each with its seconds; a stop also with the instant of its release."""
+        """JSON-able: words and phonemes (without pauses), each with its seconds; a stop also with the instant of its
+        release."""
         phones = [
-            {"phone": s.phone, "start": round(s.start, 5), "end": round(s.end, 5), "release": round(s.release, 5), "word": s.word}
+            {
+                "phone": s.phone,
+                "start": round(s.start, 5),
+                "end": round(s.end, 5),
+                "release": round(s.release, 5),
+                "word": s.word,
+            }
             for s in self.segments
             if s.word >= 0
         ]
@@ -129,8 +88,8 @@ def plan(
 ) -> Utterance:
     """Time the phonemes of ``text``: ``lead`` seconds of silence, then speech, then silence to ``seconds``.
 
-    Stressed vowels are longer, the last one longest, every phoneme varies by 8 %; words are joined, now and then with a short pause.
-    Speech that does not fit between ``lead`` and 0.1 s before ``seconds`` is said faster.
+    Stressed vowels are longer, the last one longest, every phoneme varies by 8 %; words are joined, now and then with
+    a short pause. Speech that does not fit between ``lead`` and 0.1 s before ``seconds`` is said faster.
     """
     spoken = pronounce_all(text)
     items: list[tuple[str, bool, int]] = []
@@ -190,7 +149,8 @@ class _Track:
 
 
 def _hold(segment: Segment, phone: Phone) -> tuple[float, float]:
-    """When the articulators rest at the phoneme's target. Closed lips rest from the closure's first to its last instant."""
+    """When the articulators rest at the phoneme's target. Closed lips rest from the closure's first to its last
+    instant."""
     length = segment.end - segment.start
     if phone.kind == "silence":
         return segment.start, segment.end
@@ -314,7 +274,11 @@ def _pieces(s: Segment, breath: float) -> list[tuple[float, float, float, float,
     closed = (s.start, s.release, 0.05 if phone.voiced else 0.0, 0.0, 0.0)
     if phone.kind == "stop":
         burst = min(s.release + 0.009, s.end)
-        return [closed, (s.release, burst, 0.0, 0.0, level), (burst, s.end, 0.0, 0.0 if phone.voiced else 0.15, 0.1 * level)]
+        return [
+            closed,
+            (s.release, burst, 0.0, 0.0, level),
+            (burst, s.end, 0.0, 0.0 if phone.voiced else 0.15, 0.1 * level),
+        ]
     hiss = (s.release, s.end, 0.25 if phone.voiced else 0.0, 0.0, level)
     return [closed, hiss] if phone.kind == "affricate" else [hiss]
 
@@ -390,8 +354,9 @@ def speak(
 ) -> Speech:
     """Say ``text`` (or words): wave float32 [L], and words and phonemes with their seconds.
 
-    ``seconds``: length of the wave (the text is said faster where it does not fit); by default as long as it takes. Any English word
-    can be spoken: the lexicon first, letter-to-sound rules for the rest. A text without a word is silence.
+    ``seconds``: length of the wave (the text is said faster where it does not fit); by default as long as it takes.
+    Any English word can be spoken: the lexicon first, letter-to-sound rules for the rest. A text without a word is
+    silence.
     """
     timing = plan(text, rng, rate=voice.rate * prosody.rate, lead=lead, seconds=seconds)
     samples = round((timing.seconds if seconds is None else seconds) * sample_rate)

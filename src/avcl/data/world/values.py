@@ -1,13 +1,13 @@
 """What the rooms of the world hand to each other: a preset (what may be drawn) and a rendered clip (what was drawn).
 
-A render function has the signature ``render(preset, rng, *, truth) -> Rendered``. It draws everything from ``rng``, and its
-first draw is ``draw_label(preset, rng)``, so that the classes of a data set are known without rendering it.
+A render function has the signature ``render(preset, rng, *, truth) -> Rendered``. It draws everything from ``rng``,
+and its first draw is ``draw_label(preset, rng)``, so that the classes of a data set are known without rendering it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ import numpy as np
 class Preset:
     """One kind of clip. Scene kinds extend this class with their own knobs (further fields with defaults).
 
-    ``scene``: which renderer, "objects", "face" or "player" · ``task``: what it is made to measure · ``labels``: class names
-    (empty: none) · ``difficulty``: in words, what makes it easy or hard and what may be expected of it · ``size``: (height,
-    width) in pixels · ``fps`` · ``seconds`` · ``sample_rate`` in Hz · ``channels``: 1 mono, 2 stereo (left, right).
+    ``scene``: which renderer, "objects", "face" or "player" · ``task``: what it is made to measure · ``labels``: class
+    names (empty: none) · ``difficulty``: in words, what makes it easy or hard and what may be expected of it ·
+    ``size``: (height, width) in pixels · ``fps`` · ``seconds`` · ``sample_rate`` in Hz · ``channels``: 1 mono, 2
+    stereo (left, right) · ``disjoint``: train, val and test share no class (identities that must be unseen) ·
+    ``drawn_labels``: the range of classes that may be drawn (None: all; see ``in_split``).
     """
 
     name: str
@@ -32,6 +34,13 @@ class Preset:
     seconds: float = 3.0
     sample_rate: int = 16_000
     channels: int = 1
+    disjoint: bool = False
+    drawn_labels: tuple[int, int] | None = None
+
+    @property
+    def about(self) -> str:
+        """The first sentence of ``difficulty``."""
+        return self.difficulty.partition(". ")[0].rstrip(".") + "."
 
     @property
     def frames(self) -> int:
@@ -63,4 +72,15 @@ class Rendered:
 
 def draw_label(preset: Preset, rng: np.random.Generator) -> int:
     """The class number, uniform over ``preset.labels``; -1 where there are none. The first draw of every clip."""
-    return int(rng.integers(len(preset.labels))) if preset.labels else -1
+    first, end = preset.drawn_labels or (0, len(preset.labels))
+    return int(rng.integers(first, end)) if preset.labels else -1
+
+
+def in_split(preset: Preset, split: str) -> Preset:
+    """What may be drawn in ``split``: of a ``disjoint`` preset the first 80 % of the classes in train, 10 % each in val
+    and test; everything in "all" and of every other preset."""
+    if not preset.disjoint or split == "all":
+        return preset
+    n = len(preset.labels)
+    bounds = {"train": (0, n * 8 // 10), "val": (n * 8 // 10, n * 9 // 10), "test": (n * 9 // 10, n)}
+    return replace(preset, drawn_labels=bounds[split])

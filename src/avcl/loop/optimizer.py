@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -45,7 +46,7 @@ class Player:
         self.parameters: list[nn.Parameter] = [*decayed, *plain]
         if not self.parameters:
             raise ConfigError(f'the phase "{phase.name}" has no parameter to train.')
-        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = AdamW(
             [group for group in groups if group["params"]],
             lr=settings["learning_rate"],

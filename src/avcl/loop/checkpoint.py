@@ -1,9 +1,9 @@
 """Checkpoints of a training run: safetensors and JSON, each folder whole or absent, never a pickle.
 
 ``checkpoints/step-00000120/`` holds ``tensors.safetensors`` (weights and banks ``system/…``, ``ema/…``, ``best/…``,
-``optimizer/…``) and ``state.json`` (position, history, identity of the run, SHA-256 of the tensors). A new folder is written
-beside and renamed, then all but the newest two are removed: whenever the process dies, a whole one stands. ``final`` is the
-finished run.
+``optimizer/…``) and ``state.json`` (position, history, identity of the run, SHA-256 of both files). A new folder is
+written beside and renamed, then all but the newest two are removed: whenever the process dies, a whole one stands.
+``final`` is the finished run.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def write_checkpoint(folder: Path, name: str, state: Mapping[str, Any], tensors:
 
     def fill(part: Path) -> None:
         save_file(plain, part / "tensors.safetensors")
-        digest = _sha256(part / "tensors.safetensors")
-        write_json(part / "state.json", {"format": FORMAT, **state, "tensors": digest})
+        full = {"format": FORMAT, **state, "tensors": _sha256(part / "tensors.safetensors")}
+        write_json(part / "state.json", {**full, "checksum": _checksum(full)})
 
     write_folder(folder / name, fill)
     for old in _newest_first(folder)[KEPT:]:
@@ -102,18 +102,25 @@ def _read(path: Path) -> Checkpoint:
     state = read_json(path / "state.json")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise StoreError("this is not a checkpoint of this version of avcl.", file=path)
+    if state.pop("checksum", None) != _checksum(state):
+        raise StoreError("the state of this checkpoint is damaged.", file=path)
     weights = path / "tensors.safetensors"
     try:
         if _sha256(weights) != state.get("tensors"):
             raise StoreError("the tensors of this checkpoint are damaged.", file=path)
         return Checkpoint(path, state, load_file(weights))
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"the tensors of this checkpoint cannot be read ({type(error).__name__}).", file=path) from None
+        reason = type(error).__name__
+        raise StoreError(f"the tensors of this checkpoint cannot be read ({reason}).", file=path) from None
 
 
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

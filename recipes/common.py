@@ -1,0 +1,46 @@
+"""What the recipes share: the command line, the reports, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avcl.files import write_json
+from avcl.types import Report, jsonable
+
+Recipe = Callable[..., Mapping[str, Any]]
+
+
+def main(recipe: Recipe, *folders: str, result: str) -> None:
+    """Run ``recipe(folder, ..., seed=)`` from the shell and write ``RESULTS/<result>.json``."""
+    parser = argparse.ArgumentParser(description=(recipe.__doc__ or "").splitlines()[0])
+    for name in folders:
+        parser.add_argument(name, type=Path, help=f"the folder of {name}")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--seed", type=int, default=0)
+    given = vars(parser.parse_args())
+    torch.set_num_threads(1)  # one thread to train, the other core for the worker that decodes
+    found = recipe(*(given[name] for name in folders), seed=given["seed"])
+    path = given["results"] / f"{result}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, jsonable(found))
+    print(f"wrote {path}")
+
+
+def row(report: Report, *metrics: str) -> dict[str, Any]:
+    """{direction: {metric: value, interval, chance}} of a report, four decimals."""
+    return {
+        direction: {
+            metric: {
+                "value": round(values[metric], 4),
+                "interval": [round(x, 4) for x in report.interval[direction][metric]],
+                "chance": round(report.chance[direction][metric], 4),
+            }
+            for metric in metrics
+        }
+        for direction, values in report.scores.items()
+    }
