@@ -1,6 +1,6 @@
 """Find the sound for a picture, from Python: render a few clips, learn for a minute, index, search.
 
-    python examples/find_the_sound.py [FOLDER]
+python examples/find_the_sound.py [FOLDER]
 """
 
 from __future__ import annotations

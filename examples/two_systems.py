@@ -1,7 +1,7 @@
 """Compare two systems on features with labels: which of them finds the other modality of the same class?
 
-    python examples/two_systems.py            # on a small synthetic feature file
-    python examples/two_systems.py my.npz     # arrays audio [N, D], video [N, D], label [N] and, if you like, group, split
+python examples/two_systems.py            # on a small synthetic feature file
+python examples/two_systems.py my.npz     # arrays audio [N, D], video [N, D], label [N] and, if you like, group, split
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import main, row
+from common import main, row, write_table
 
 import avcl
 from avcl.media import write_image
@@ -32,39 +32,20 @@ SYSTEMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def write_manifest(avmnist: Path, fsdd: Path, out: Path, *, limit: int = 0) -> tuple[Path, list[str]]:
-    """PNG files and a manifest (no split yet) under ``out``; the speakers in alphabetical order."""
+def read(avmnist: Path, fsdd: Path, out: Path, *, limit: int = 0) -> list[dict[str, Any]]:
+    """Rows of a manifest (no split yet), the images as PNG files under ``out``."""
     images = np.load(avmnist / "mnist_images.npz")["images"]
     with open(avmnist / "pairs.csv", newline="") as file:
         pairs = list(csv.DictReader(file))
-    pairs = pairs[:: max(1, len(pairs) // limit)] if limit else pairs
     rows = []
-    for pair in pairs:
+    for pair in pairs[:: max(1, len(pairs) // limit)] if limit else pairs:
         name, number = pair["fsdd_filename"], int(pair["mnist_index"])
         picture = out / f"{number}.png"
         write_image(picture, np.repeat(images[number][:, :, None], 3, 2))
-        sound = fsdd / "recordings" / name
-        rows.append({"id": Path(name).stem, "audio": sound.resolve(), "image": picture, "label": pair["digit"]})
-        rows[-1]["speaker"] = pair["speaker"]
-    with open(out / "all.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return out / "all.csv", sorted({r["speaker"] for r in rows})
-
-
-def with_split(table: Path, test: set[str], val: set[str]) -> Path:
-    """The same manifest with a ``split`` by speaker."""
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    for r in rows:
-        r["split"] = "test" if r["speaker"] in test else "val" if r["speaker"] in val else "train"
-    path = table.with_name(f"test-{'-'.join(sorted(test))}.csv")
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+        sound = (fsdd / "recordings" / name).resolve()
+        known = {"label": pair["digit"], "speaker": pair["speaker"]}
+        rows.append({"id": Path(name).stem, "audio": sound, "image": picture, **known})
+    return rows
 
 
 def run(
@@ -79,11 +60,16 @@ def run(
     """infonce against cca on written and spoken digits, held-out speakers."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in systems}
     with tempfile.TemporaryDirectory() as folder:
-        table, speakers = write_manifest(avmnist, fsdd, Path(folder), limit=limit)
+        rows = read(avmnist, fsdd, Path(folder), limit=limit)
+        speakers = sorted({r["speaker"] for r in rows})
         for fold in range(folds):
             turned = speakers[2 * fold :] + speakers[: 2 * fold]
             test, val = set(turned[:2]), set(turned[2:3])
-            splits = avcl.load_data(with_split(table, test, val))
+            split = [
+                {**r, "split": "test" if r["speaker"] in test else "val" if r["speaker"] in val else "train"}
+                for r in rows
+            ]
+            splits = avcl.load_data(write_table(Path(folder) / f"fold{fold}.csv", split))
             for name, (system, settings) in systems.items():
                 started = time.monotonic()
                 model = avcl.train(system, splits, seed=seed, settings=settings, workers=1)

@@ -22,7 +22,9 @@ def test_every_path_in_the_readme_tree_exists() -> None:
         names = re.findall(r"(?:^|\s)([\w./]+(?:/|\.py))(?=\s)", line)
         assert names, line
         for name in names:
-            assert (here / name).exists() or (ROOT / name).exists(), f"{name} is in the README's tree but not in {inside}"
+            assert (here / name).exists() or (ROOT / name).exists(), (
+                f"{name} is in the README's tree but not in {inside}"
+            )
 
 
 def test_the_readme_names_real_verbs_and_options() -> None:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from avcl import index as index
     from avcl.api import Model as Model
-    from avcl.showcase import demo as demo
-    from avcl.catalog import describe as describe
     from avcl.api import evaluate as evaluate
     from avcl.api import load as load
-    from avcl.archive import search as search
     from avcl.api import train as train
+    from avcl.archive import search as search
+    from avcl.catalog import describe as describe
     from avcl.data import load_data as load_data
     from avcl.environment import doctor as doctor
     from avcl.media import probe as probe
+    from avcl.showcase import demo as demo
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,5 @@
-"""Learn and measure: ``train``, ``evaluate``, ``load``. Values in, values out; what Python users call and ``ops`` wraps.
+"""Learn and measure: ``train``, ``evaluate``, ``load``. Values in, values out; what Python users call and ``ops``
+wraps.
 
 The other verbs are neighbors: ``archive`` (index, search, embed) and ``catalog`` (list, describe).
 """
@@ -29,6 +30,7 @@ from avcl.types import Report, jsonable
 __all__ = ["Model", "evaluate", "load", "load_data", "predict", "train"]
 
 OnError = Literal["skip", "raise"]
+Relevance = Literal["pair", "class", "group"]
 # The files by which a run folder is known; ``force`` deletes nothing else.
 RUN_FILES = ("config.json", "weights.safetensors", "metrics.jsonl", "checkpoints")
 
@@ -48,11 +50,12 @@ def train(
     force: bool = False,
     progress: bool = False,
 ) -> Model:
-    """Learn f and g from ``data`` (early stopping on ``val``) and return the model; with ``out`` also write a run folder.
+    """Learn f and g from ``data`` (early stopping on ``val``) and return the model; with ``out`` also write a run
+    folder.
 
-    ``data``: a Data, the Splits of ``load_data`` (then its train and val parts are used and the split is stored with the
-    run), or a path. A run that was killed goes on from its last checkpoint when called again with the same arguments; another
-    run in ``out`` is an ExistsError unless ``force``.
+    ``data``: a Data, the Splits of ``load_data`` (then its train and val parts are used and the split is stored with
+    the run), or a path. A run that was killed goes on from its last checkpoint when called again with the same
+    arguments; another run in ``out`` is an ExistsError unless ``force``.
     """
     cls = discover.system_class(system) if isinstance(system, str) else system
     config = cls.Config.from_json(settings or {})
@@ -89,6 +92,7 @@ def train(
             "data": part.fingerprint,
             "clips": len(part),
             "skipped": dict(part.skipped),
+            "leaking": 0 if splits is None else splits.leaking,
             "seed": seed,
             "steps": fitted.steps,
             "epochs": fitted.epochs,
@@ -96,6 +100,7 @@ def train(
             "stopped_early": fitted.stopped_early,
             "seconds": round(time.monotonic() - started, 1),
         },
+        "history": fitted.history,
         "split": None if splits is None else _split_record(splits),
     }
     model = Model(fitted.system, inputs, jsonable(meta))
@@ -106,7 +111,9 @@ def train(
 
 def _split_record(splits: Splits) -> dict[str, Any]:
     """Which rows were whose, so that ``evaluate`` on the same data scores the same test rows."""
-    parts = {name: list(splits.part(name).ids) for name in ("train", "val", "test")} if splits.all.kind != "world" else {}
+    parts = (
+        {name: list(splits.part(name).ids) for name in ("train", "val", "test")} if splits.all.kind != "world" else {}
+    )
     return {"data": splits.all.fingerprint, "official": splits.official, **parts}
 
 
@@ -125,7 +132,9 @@ def _run_folder(folder: Path, *, force: bool) -> Path:
     if force:
         shutil.rmtree(folder)
     elif (folder / "config.json").exists():
-        raise ExistsError("holds a finished run.", file=folder, hint="Choose another --out, or replace it with --force.")
+        raise ExistsError(
+            "holds a finished run.", file=folder, hint="Choose another --out, or replace it with --force."
+        )
     return folder
 
 
@@ -148,12 +157,9 @@ def evaluate(
     data: Data | Splits | Media,
     *,
     task: str = "retrieval",
-    relevance: Literal["pair", "class", "group"] = "pair",
+    relevance: Relevance = "pair",
     split: str | None = None,
-    layout: str = "auto",
-    allow_leak: bool = False,
     controls: bool = False,
-    seed: int = 0,
     report: Media | None = None,
     on_error: OnError = "skip",
     workers: int | None = None,
@@ -161,69 +167,64 @@ def evaluate(
 ) -> Report:
     """Score a model: retrieval in both directions and their mean, with 95 % intervals, beside chance.
 
-    Which rows: a Data is scored whole. Of a path or Splits, ``split`` if given; else ``test`` where the data has an official
-    split; else the test rows stored with the run if this is the data it was trained on; else everything.
+    Which rows: a Data is scored whole. Of a path or Splits, ``split`` if given; else ``test`` where the data has an
+    official split; else the test rows stored with the run if this is the data it was trained on; else everything.
     ``controls`` also scores an untrained copy and wrong partners. ``report``: write a self-contained HTML page there.
     """
     if task not in discover.task_names():
         raise ConfigError(f'"{task}" is not a task.', hint=f"Known: {', '.join(discover.task_names())}.")
     model = Model.load(model) if isinstance(model, str | Path) else model
     started = time.monotonic()
-    part, split_name = _rows(model, data, split, layout, allow_leak)
+    part, split_name, leaking = _rows(model, data, split)
     workers = _workers(workers)
     part = part.configure(model.inputs).prepare(workers=workers, on_error=on_error, progress=progress)
-    protocol = Retrieval(relevance=relevance, seed=seed)
-    predictions = predict(model.system, part, protocol, batch_size=64, workers=workers)
-    scored = protocol.score(predictions)
-    result = Report(
-        system=model.name,
-        task=protocol.fingerprint,
-        data=part.fingerprint,
-        scores=scored.scores,
-        chance=scored.chance,
-        interval=scored.interval,
-        per_class=scored.per_class,
-        n_scored=scored.n_scored,
-        n_official=part.n_official,
-        protocol={"task": task, **jsonable(protocol)},
-        split=split_name,
-        seed=int(model.meta.get("training", {}).get("seed", 0)),
-        config=jsonable(model.system.config),
-        model=model.fingerprint,
-        skipped=dict(part.skipped),
-        versions=versions(),
-    )
-    if controls:
-        result = dataclasses.replace(
-            result,
-            untrained=_untrained(model, part, protocol, workers),
-            wrong_partner=protocol.score(predictions.with_wrong_partners()).scores,
+    predictions = predict(model.system, part, Retrieval(), batch_size=64, workers=workers)
+    untrained = predict(_untrained(model), part, Retrieval(), batch_size=64, workers=workers) if controls else None
+
+    def measure(relevance: Relevance) -> Report:
+        protocol = Retrieval(relevance=relevance)
+        measured = Report(
+            system=model.name,
+            data=part.fingerprint,
+            **protocol.score(predictions).parts(),
+            split=split_name,
+            seed=int(model.meta.get("training", {}).get("seed", 0)),
+            config=jsonable(model.system.config),
+            model=model.fingerprint,
+            untrained={} if untrained is None else protocol.score(untrained).scores,
+            wrong_partner={} if untrained is None else protocol.score(predictions.with_wrong_partners()).scores,
+            skipped=dict(part.skipped),
+            leaking=leaking,
+            versions=versions(),
         )
-    result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 2))
+        return dataclasses.replace(measured, seconds=round(time.monotonic() - started, 2))
+
+    result = measure(relevance)
     if report is not None:
-        write_html(result, Path(report), predictions=predictions, data=part, history=model.meta.get("history"))
+        other: Relevance = "pair" if relevance != "pair" else "class"
+        also = [measure(other)] if other == "pair" or min(part.targets) >= 0 else []
+        history = model.meta.get("history")
+        write_html(result, Path(report), predictions=predictions, data=part, history=history, also=also)
     return result
 
 
 def predict(system: System, data: Data, task: Retrieval, *, batch_size: int, workers: int) -> Predictions:
     """Embeddings of every row of ``data``, in order."""
     loader = Loader(data, batch_size=batch_size, workers=workers if data.kind != "features" else 0)
-    return task.predict(system, loader.batches(0), labels=data.labels)
+    return task.predict(system, loader.batches(0), labels=data.labels, n_official=data.n_official)
 
 
-def _untrained(model: Model, data: Data, task: Retrieval, workers: int) -> Mapping[str, Mapping[str, float]]:
-    """Scores of the same network under another seed that has seen nothing."""
+def _untrained(model: Model) -> System:
+    """The same network under another seed, which has seen nothing."""
     with seeded(int(model.meta.get("training", {}).get("seed", 0)), "untrained"):
-        copy = type(model.system)(model.system.config, model.spec).eval()
-    return task.score(predict(copy, data, task, batch_size=64, workers=workers)).scores
+        return type(model.system)(model.system.config, model.spec).eval().to(model.device)
 
 
-def _rows(
-    model: Model, data: Data | Splits | Media, split: str | None, layout: str, allow_leak: bool
-) -> tuple[Data, str]:
+def _rows(model: Model, data: Data | Splits | Media, split: str | None) -> tuple[Data, str, int]:
+    """The rows to score, the name of their split, and how many groups stand in more than one split."""
     if isinstance(data, Data):
-        return data, data.split
-    splits = load_data(data, layout=layout, allow_leak=allow_leak) if isinstance(data, str | Path) else data
+        return data, data.split, 0
+    splits = load_data(data) if isinstance(data, str | Path) else data
     record = model.meta.get("split") or {}
     ours = not splits.official and record.get("data") == splits.all.fingerprint and "test" in record
     if split is None:
@@ -237,7 +238,7 @@ def _rows(
         part = splits.part(split)
     if len(part) == 0:
         raise DataError(f'the split "{split}" is empty.', hint="Choose another with --split, or --split all.")
-    return part, split
+    return part, split, splits.leaking
 
 
 def load(folder: Media) -> Model:

@@ -103,7 +103,9 @@ def search(
 
 
 def _best(found: Sequence[Hits], k: int, per_file: int | None) -> Hits:
-    """The union of several queries' hits: each segment at its best score, at most ``per_file`` of a file, ``k`` in all."""
+    """The union of several queries' hits: each segment at its best score, at most ``per_file`` of a file, ``k`` in
+    all.
+    """
     best: dict[tuple[str, float, float], Hit] = {}
     for hit in (hit for hits in found for hit in hits):
         key = (hit.path, hit.start, hit.end)
@@ -121,7 +123,9 @@ def _best(found: Sequence[Hits], k: int, per_file: int | None) -> Hits:
 def embed_files(
     model: Model | Media, files: Sequence[Media], *, modality: str | None = None, out: Media | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yields {"path", "modality", "vector"} for every stream of every file; with ``out`` one .npz and a summary instead."""
+    """Yields {"path", "modality", "vector"} for every stream of every file; with ``out`` one .npz and a summary
+    instead.
+    """
     embedder, _ = _model(model)
     rows: list[dict[str, Any]] = []
     for file in files:
@@ -145,10 +149,9 @@ def embed_files(
             "vector": np.array([r["vector"] for r in rows], dtype=np.float32),
         }
 
-
         def save(path: Path) -> None:
             with path.open("wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, allow_pickle=False, **arrays)
 
         write_atomic(Path(out), save)
         yield {"out": str(out), "vectors": len(rows), "dim": embedder.dim, "model": embedder.fingerprint}
@@ -164,5 +167,7 @@ def _model_of(folder: Media, model: Model | Media | None) -> Model:
         return _model(model)[0]
     place = index.info(folder).get("model_path")
     if not place or not Path(place).is_dir():
-        raise ModelError("the model of this index is not where it was.", file=folder, hint="Give its folder with --model.")
+        raise ModelError(
+            "the model of this index is not where it was.", file=folder, hint="Give its folder with --model."
+        )
     return Model.load(place)

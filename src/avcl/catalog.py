@@ -1,4 +1,6 @@
-"""What there is: ``entries`` lists systems, data and tasks; ``describe`` tells about one, or about a saved model or index."""
+"""What there is: ``entries`` lists systems, data and tasks; ``describe`` tells about one, or about a saved model or
+index.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def describe(thing: str) -> dict[str, Any]:
     if preset in PRESETS:
         return {"kind": "data", "name": f"world:{preset}", **jsonable(PRESETS[preset])}
     known = {entry["name"] for what in ("systems", "data", "tasks") for entry in _names(what)}
-    raise ConfigError(f'"{thing}" is not a system, data set, task, model folder or index.', hint=did_you_mean(thing, known))
+    raise ConfigError(
+        f'"{thing}" is not a system, data set, task, model folder or index.', hint=did_you_mean(thing, known)
+    )
 
 
 def _names(what: str) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """The shell: one Cyclopts command per model of ``avcl.ops``.
 
-Required fields are positional where the model says so, everything else is a named option. With ``--json`` a verb prints one
-JSON object per line on standard output; everything else goes to standard error. Exit status: 0 ok · 1 a check failed ·
-2 usage or configuration · 3 missing extra · 4 input media · 5 model and index do not belong together · 130 interrupted.
+Required fields are positional where the model says so, everything else is a named option. With ``--json`` a verb prints
+one JSON object per line on standard output; everything else goes to standard error. Exit status: 0 ok · 1 a check
+failed · 2 usage or configuration · 3 missing extra · 4 input media · 5 model and index do not belong together · 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def _app() -> App:
 def _command(verb: type[Op]) -> Callable[..., int]:
     """A function with the signature that the fields of ``verb`` describe, for Cyclopts to parse."""
     parameters = []
-    for name, field in verb.model_fields.items():
+    fields = verb.model_fields
+    for name in [*verb.positional, *(n for n in fields if n not in verb.positional)]:
+        field = fields[name]
         required = field.default is PydanticUndefined and field.default_factory is None
         default = inspect.Parameter.empty if required else field.get_default(call_default_factory=True)
         positional = name in verb.positional
@@ -76,7 +79,9 @@ def _command(verb: type[Op]) -> Callable[..., int]:
             option |= {"consume_multiple": True, "show_default": False}
             default = None
         kind = inspect.Parameter.POSITIONAL_ONLY if positional else inspect.Parameter.KEYWORD_ONLY
-        annotation = field.annotation if default is not None or required else field.annotation | None  # type: ignore[operator]
+        annotation: Any = field.annotation
+        if default is None and not required:
+            annotation = annotation | None
         parameters.append(
             inspect.Parameter(name, kind, default=default, annotation=Annotated[annotation, Parameter(**option)])
         )
@@ -133,7 +138,9 @@ def _usage(error: CycloptsError) -> ConfigError:
     if isinstance(error, UnknownCommandError):
         word = error.unused_tokens[0] if error.unused_tokens else ""
         words = {v.name.split()[-1] if verb else v.name.split()[0] for v in VERBS if v.name.startswith(verb)}
-        return ConfigError(f'"{word}" is not a verb of avcl{" " + verb if verb else ""}.', hint=did_you_mean(word, words))
+        return ConfigError(
+            f'"{word}" is not a verb of avcl{" " + verb if verb else ""}.', hint=did_you_mean(word, words)
+        )
     if isinstance(error, UnknownOptionError):
         word = str(getattr(error.token, "keyword", None) or getattr(error.token, "value", ""))
         known = {f"--{name.replace('_', '-')}" for v in VERBS if v.name == verb for name in v.model_fields}

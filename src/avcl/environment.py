@@ -57,15 +57,19 @@ def _torch() -> dict[str, Any]:
 def _codecs() -> Iterator[dict[str, Any]]:
     import av
 
-    for kind, names, mode in (("decoders", DECODERS, "r"), ("encoders", ENCODERS, "w")):
+    for kind, names in (("decoders", DECODERS), ("encoders", ENCODERS)):
         missing = []
         for name in names:
             try:
-                av.Codec(name, mode)
+                av.Codec(name, "r" if names is DECODERS else "w")
             except ValueError:
                 missing.append(name)
         present = " ".join(name for name in names if name not in missing)
-        yield {"check": kind, "ok": not missing, "detail": present + (f" · missing: {', '.join(missing)}" if missing else "")}
+        yield {
+            "check": kind,
+            "ok": not missing,
+            "detail": present + (f" · missing: {', '.join(missing)}" if missing else ""),
+        }
 
 
 def _faiss() -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import ClassVar
 class AvclError(Exception):
     """``code message``; the base of everything that this package raises on purpose.
 
-    ``what``: one sentence, at most 200 characters with the file name. ``file`` and ``time`` (seconds of the clock): where.
+    ``what``: one sentence, at most 200 characters with the file name. ``file`` and ``time`` (seconds of the clock):
+    where.
     ``hint``: the one thing to do. ``as_dict()`` is what ``--json`` prints.
     """
 
@@ -91,7 +92,7 @@ class TooShort(MediaError):
     code = "E-TOOSHORT"
 
 
-# ----------------------------------------------------------------------------------- usage, configuration, data (exit 2)
+# --------------------------------------------------------------------------------- usage, configuration, data (exit 2)
 class ConfigError(AvclError):
     """An unknown key, a bad value, an expression that is not allowed."""
 

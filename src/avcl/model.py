@@ -1,4 +1,5 @@
-"""Model: a trained system with everything needed to use it again: how media are decoded, where it was trained, its identity.
+"""Model: a trained system with everything needed to use it again: how media are decoded, where it was trained, its
+identity.
 
 Also what an index asks of an embedder: ``fingerprint``, ``dim``, ``modalities``, ``inputs``, ``embed_clips``.
 """
@@ -16,7 +17,7 @@ from torch import Tensor
 from avcl import store
 from avcl.data import collate
 from avcl.errors import CapabilityError, ConfigError, FeatureError
-from avcl.index.segments import segments
+from avcl.index.spans import segments
 from avcl.media import probe, read_clip
 from avcl.system import Embeds, System
 from avcl.types import Batch, Clip, DataSpec, Inputs, Stream

@@ -1,7 +1,7 @@
 """One pydantic model per verb: the only door to the outside, shared by shell and HTTP.
 
-A model holds paths, numbers and literals; unknown keys are errors with a did-you-mean. ``run()`` yields one plain, JSON-able
-dict per result; ``human`` says the same to a person. Nothing here imports torch until a verb runs.
+A model holds paths, numbers and literals; unknown keys are errors with a did-you-mean. ``run()`` yields one plain,
+JSON-able dict per result; ``human`` says the same to a person. Nothing here imports torch until a verb runs.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class Probe(Op):
             error = result["error"]
             return f"{error['code']} {error['file']}: {error['message']} {error['hint']}"
         lines = [str(result["path"])]
-        lines += [f"  {key:<16} {_short(value)}" for key, value in result.items() if key != "path" and value is not None]
+        lines += [
+            f"  {key:<16} {_short(value)}" for key, value in result.items() if key != "path" and value is not None
+        ]
         return "\n".join(lines)
 
 
@@ -160,6 +162,39 @@ class Describe(Op):
 
 
 # ------------------------------------------------------------------------------------------------------- the main path
+class _ReadsData(Op):
+    """What ``train`` and ``evaluate`` share: which data, and how they are read."""
+
+    data: str = Field(description="folder of media, manifest, feature file, or world:PRESET")
+    seed: int = Field(0, ge=0, description="seed of every random choice")
+    layout: Literal["auto", "manifest", "features", "paired", "plain", "splits", "classes"] = Field(
+        "auto", description="how the data are laid out"
+    )
+    split_by: str | None = Field(
+        None, description="column whose values may not be torn between splits (default: group)"
+    )
+    window: float | None = Field(None, gt=0, description="cut long files into windows of so many seconds")
+    hop: float | None = Field(None, gt=0, description="seconds from one window to the next (default: the window)")
+    allow_leak: bool = Field(False, description="accept the same group in two splits (stamped on the result)")
+    drop_bad: bool = Field(False, description="drop feature rows that are not finite (counted) instead of stopping")
+    on_error: OnError = Field("skip", description="what to do with a file that cannot be read: skip and count, or stop")
+    workers: int | None = Field(None, ge=0, description="loading processes (default: one less than cores)")
+
+    def splits(self) -> Any:
+        from avcl import api
+
+        return api.load_data(
+            self.data,
+            seed=self.seed,
+            layout=self.layout,
+            split_by=self.split_by,
+            allow_leak=self.allow_leak,
+            window=self.window,
+            hop=self.hop,
+            drop_bad=self.drop_bad,
+        )
+
+
 class World(Op):
     """Render clips of the generated world as real video files with their truth."""
 
@@ -188,33 +223,26 @@ class World(Op):
         )
 
 
-class Train(Op):
+class Train(_ReadsData):
     """Learn a common space for sound and picture from a folder, a manifest, a feature file or a world."""
 
     name: ClassVar[str] = "train"
     positional: ClassVar[tuple[str, ...]] = ("data",)
-    data: str = Field(description="folder of media, manifest, feature file, or world:<preset>")
     out: Path = Field(description="run folder to write")
     system: str = Field("infonce", description='method; "avcl list systems" shows them')
     epochs: int | None = Field(None, ge=1, description="passes over the training data (default: the system's)")
-    seed: int = Field(0, ge=0, description="seed of initialization, order, augmentation and split")
     set: list[str] = Field(default_factory=list, description="settings of the system, key=value")
-    layout: Literal["auto", "flat", "classes", "paired", "manifest"] = Field("auto", description="how a folder is laid out")
-    allow_leak: bool = Field(False, description="accept the same group in train and test (stamped on the run)")
-    on_error: OnError = Field("skip", description="what to do with a file that cannot be read: skip and count, or stop")
-    workers: int | None = Field(None, ge=0, description="loading processes (default: one less than cores)")
     force: bool = Field(False, description="replace another run in the folder")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
         from avcl import api
 
-        splits = api.load_data(self.data, seed=self.seed, layout=self.layout, allow_leak=self.allow_leak)
         settings = settings_of(self.set)
         if self.epochs is not None:
             settings["epochs"] = self.epochs
         model = api.train(
             self.system,
-            splits,
+            self.splits(),
             seed=self.seed,
             settings=settings,
             out=self.out,
@@ -237,37 +265,28 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-class Evaluate(Op):
+class Evaluate(_ReadsData):
     """Measure a trained model: scores with 95 % intervals beside chance."""
 
     name: ClassVar[str] = "evaluate"
     positional: ClassVar[tuple[str, ...]] = ("run_folder", "data")
     run_folder: Path = Field(description="run folder, or folder of a saved model")
-    data: str = Field(description="folder of media, manifest, feature file, or world:<preset>")
     task: Literal["retrieval"] = Field("retrieval", description="what is measured")
     relevance: Literal["pair", "class", "group"] = Field("pair", description="what counts as a right answer")
     split: Literal["train", "val", "test", "all"] | None = Field(None, description="which rows (default: test)")
-    layout: Literal["auto", "flat", "classes", "paired", "manifest"] = Field("auto", description="how a folder is laid out")
-    allow_leak: bool = Field(False, description="accept the same group in train and test (stamped on the report)")
     controls: bool = Field(False, description="score an untrained copy and wrong partners too")
-    seed: int = Field(0, ge=0, description="seed of the bootstrap")
     report: Path | None = Field(None, description="write a self-contained HTML page here")
-    on_error: OnError = Field("skip", description="what to do with a file that cannot be read: skip and count, or stop")
-    workers: int | None = Field(None, ge=0, description="loading processes (default: one less than cores)")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
         from avcl import api
 
         report = api.evaluate(
             self.run_folder,
-            self.data,
+            self.splits(),
             task=self.task,
             relevance=self.relevance,
             split=self.split,
-            layout=self.layout,
-            allow_leak=self.allow_leak,
             controls=self.controls,
-            seed=self.seed,
             report=self.report,
             on_error=self.on_error,
             workers=self.workers,
@@ -288,7 +307,9 @@ class Embed(Op):
     positional: ClassVar[tuple[str, ...]] = ("run_folder", "files")
     run_folder: Path = Field(description="run folder, or folder of a saved model")
     files: list[Path] = Field(min_length=1, description="media files")
-    modality: Literal["audio", "video"] | None = Field(None, description="which stream (default: every one the file has)")
+    modality: Literal["audio", "video"] | None = Field(
+        None, description="which stream (default: every one the file has)"
+    )
     out: Path | None = Field(None, description="write one .npz (path, modality, vector) instead of printing vectors")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:

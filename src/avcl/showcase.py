@@ -1,11 +1,12 @@
-"""``demo``: the main job from end to end on the built-in world, in a few minutes on two cores, without a file of one's own.
+"""``demo``: the main job from end to end on the built-in world, in a few minutes on two cores, without a file of one's
+own.
 
-Train on freshly rendered clips → export held-out clips as real video files → measure → index → search both ways → report.
+Train on freshly rendered clips → export held-out clips as real video files → measure → index → search both ways →
+report.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 import time
@@ -36,7 +37,9 @@ def demo(
     force: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Returns {"mean", "chance", "untrained", "report", ...}: R@k by pair and mAP by class over ``clips`` held-out clips."""
+    """Returns {"mean", "chance", "untrained", "report", ...}: R@k by pair and mAP by class over ``clips`` held-out
+    clips.
+    """
     folder = _prepare(Path(out), force=force)
     steps = steps or STEPS
     started = time.monotonic()
@@ -66,10 +69,9 @@ def demo(
     held_out = api.load_data(folder / "media").all
 
     say("measuring")
-    by_pair = api.evaluate(model, held_out, relevance="pair", controls=True)
-    by_class = api.evaluate(model, held_out, relevance="class", controls=True, report=folder / "by_class.html")
     page = folder / "report.html"
-    api.evaluate(model, held_out, relevance="pair", controls=True, report=page)
+    by_pair = api.evaluate(model, held_out, relevance="pair", controls=True, report=page)
+    by_class = api.evaluate(model, held_out, relevance="class", controls=True)
 
     say("indexing and searching")
     counts = archive.build(folder / "media", model=folder / "run", out=folder / "index", progress=progress)
@@ -94,7 +96,7 @@ def demo(
         "segments": counts["segments"],
         "seconds": seconds,
     }
-    write_json(folder / MARKER, result | {"reports": [dataclasses.asdict(by_pair)["task"], by_class.task]})
+    write_json(folder / MARKER, result | {"finished": True, "tasks": [by_pair.task, by_class.task]})
     return result
 
 

@@ -20,7 +20,9 @@ from avcl.types import Batch, Card, DataSpec, Inputs, Stream
 
 
 class Step(NamedTuple):
-    """Where training stands: optimizer step (from 0) of ``total``, epoch (from 0), progress in [0, 1], named random state."""
+    """Where training stands: optimizer step (from 0) of ``total``, epoch (from 0), progress in [0, 1], named random
+    state.
+    """
 
     step: int
     total: int
@@ -105,6 +107,9 @@ def _coerce(key: str, given: Any, default: Any) -> Any:
     raise ConfigError(f"{key} = {given!r} is not a {type(default).__name__} (default: {default!r}).")
 
 
+AnyConfig = Config  # the base class, under a name that the attribute ``System.Config`` does not hide
+
+
 class System(nn.Module, ABC):
     """What every method is. Subclasses define ``card``, ``Config``, ``encode``, ``losses`` and a capability."""
 
@@ -113,7 +118,7 @@ class System(nn.Module, ABC):
     # True: fitted in closed form by ``finish`` alone; the loop takes no gradient step.
     closed_form: ClassVar[bool] = False
 
-    def __init__(self, config: Config, spec: DataSpec):
+    def __init__(self, config: AnyConfig, spec: DataSpec):
         super().__init__()
         self.config, self.spec = config, spec
 
@@ -152,7 +157,9 @@ class System(nn.Module, ABC):
 # -------------------------------------------------------------------------------------------------------- capabilities
 @runtime_checkable
 class Embeds(Protocol):
-    """``embed`` [B, D] of one modality; ``similarity`` [Q, G], higher is nearer; its name is stored with every index."""
+    """``embed`` [B, D] of one modality; ``similarity`` [Q, G], higher is nearer; its name is stored with every
+    index.
+    """
 
     similarity_name: str
 

@@ -1,8 +1,8 @@
 """Plain values that every room shares: Stream, Clip, Batch, specifications, Card, Report, Hits.
 
 Letters: B batch, T time, D feature, C channels or classes, F frequency, H W image.
-One clock: t = 0 is the first video frame of a file (the file's own start where it has no video); for a clip cut at ``start``,
-t = 0 is ``start``. Element i of a Stream stands at ``i / rate`` seconds of that clock.
+One clock: t = 0 is the first video frame of a file (the file's own start where it has no video); for a clip cut at
+``start``, t = 0 is ``start``. Element i of a Stream stands at ``i / rate`` seconds of that clock.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Stream(NamedTuple):
     """One modality with its clock.
 
     ``data`` [B, T, ...]: audio [B,T,C] float32 (C = 1 mono; L, R; ambisonics W, Y, Z, X) · spectrum [B,T,F,C] · video
-    [B,T,3,H,W], uint8 until the batch is on its device, then float32 in [0, 1] (an image is T = 1) · features [B,T,D] or
-    [B,T,H,W,D] · tokens [B,T] int64. ``mask`` [B,T] bool: False where nothing was recorded (gap or padding; data are zeros).
-    ``rate``: steps per second.
+    [B,T,3,H,W], uint8 until the batch is on its device, then float32 in [0, 1] (an image is T = 1) · features [B,T,D]
+    or [B,T,H,W,D] · tokens [B,T] int64. ``mask`` [B,T] bool: False where nothing was recorded (gap or padding; data are
+    zeros). ``rate``: steps per second.
     """
 
     data: Tensor
@@ -62,7 +62,8 @@ class Clip:
     """One data item: streams with B = 1, what is known about it, and where it came from.
 
     ``index``: position in its data set · ``view``: which augmented view this is · ``label``: class number, or None ·
-    ``group``: what may not be split between train and test · ``extras``: further tensors (no batch axis; stacked by collate).
+    ``group``: what may not be split between train and test · ``extras``: further tensors (no batch axis; stacked by
+    collate).
     """
 
     id: str
@@ -239,7 +240,8 @@ class Card:
     """What a system is: the claim, where it comes from, how faithful this is, and what it may not do.
 
     ``survey``: the row of Table 1 verbatim, empty for a baseline · ``paper``: reported numbers with table and source ·
-    ``fidelity``: one sentence · ``deviations``: each with its reason · ``limits``: {contract check: reason it must fail}.
+    ``fidelity``: one sentence · ``deviations``: each with its reason · ``limits``: {contract check: reason it must
+    fail}.
     """
 
     title: str
@@ -258,9 +260,10 @@ class Card:
 class Report:
     """One measured result; the terminal table, JSON, the HTML page and ``results/`` all render this one value.
 
-    ``scores``, ``chance``, ``interval``: {direction: {metric: value}}, an interval being (low, high) at 95 %; so are the controls
-    ``untrained`` (a copy of the system under another seed) and ``wrong_partner`` (every query meets another clip's partner).
-    ``per_class``: {direction: {label: {metric: value}}}. ``task`` and ``data`` are fingerprints; ``protocol`` is the task in words.
+    ``scores``, ``chance``, ``interval``: {direction: {metric: value}}, an interval being (low, high) at 95 %; so are
+    the controls ``untrained`` (a copy of the system under another seed) and ``wrong_partner`` (every query meets
+    another clip's partner). ``per_class``: {direction: {label: {metric: value}}}. ``task`` and ``data`` are
+    fingerprints; ``protocol`` is the task in words.
     """
 
     system: str
@@ -280,6 +283,7 @@ class Report:
     wrong_partner: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     per_class: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
+    leaking: int = 0  # groups that stand in more than one split: scores may be inflated
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -297,7 +301,9 @@ class Report:
         return cls(**{**rest, "scores": scores, "interval": interval})
 
     def table(self) -> str:
-        """The scores as a plain text table: value, 95 % interval, chance (and the untrained copy where it was measured)."""
+        """The scores as a plain text table: value, 95 % interval, chance (and the untrained copy where it was
+        measured).
+        """
         lines = []
         for direction, row in self.scores.items():
             for metric, value in row.items():

@@ -276,7 +276,7 @@ def test_progress_is_on_stderr_and_only_when_asked(folder: Path, capsys: pytest.
     data.prepare(progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "decoding 6 of 6" in err
+    assert "decoding: step 6/6" in err
 
 
 def test_real_clips(shared_data) -> None:

@@ -403,9 +403,9 @@ def test_odd_names(tmp_path):
 
 def test_one_writer_and_readers_that_see_whole_commits(tmp_path, media, monkeypatch):
     """While files come in, a reader sees more and more, never half a file, and a second writer is refused."""
-    from avcl.index import crawl
+    from avcl.index import job
 
-    monkeypatch.setattr(crawl, "BATCH", 1)
+    monkeypatch.setattr(job, "BATCH", 1)
     out, seen, reader = tmp_path / "i", [], None
     truth = {f"{'ab'[i % 2]}/{i:02d}.wav": len(segments(1 + 0.7 * i, 2, 0.5)) for i in range(6)}
 

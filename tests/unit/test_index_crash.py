@@ -19,7 +19,7 @@ from index_helpers import DIM, Bands, sounds, tone
 import avcl
 import avcl.index
 from avcl.errors import AvclError, StoreError
-from avcl.index import Index, crawl, decode, folder, rows, vectors, writer
+from avcl.index import Index, decode, folder, job, rows, vectors, writer
 
 HELPERS = Path(__file__).with_name("index_helpers.py")
 
@@ -45,19 +45,19 @@ def test_killed_several_times_then_finished(tmp_path):
     chance = random.Random(0)
     finished: list[int] = []
     for _ in range(3):
-        job = subprocess.Popen(
+        run = subprocess.Popen(
             [sys.executable, str(HELPERS), str(media), str(tmp_path / "i")],
             stdout=subprocess.PIPE,
             env=environment,
             text=True,
         )
-        assert job.stdout is not None
+        assert run.stdout is not None
         for _ in range(chance.randint(2, 8)):
-            if not job.stdout.readline():
+            if not run.stdout.readline():
                 break
-        job.send_signal(signal.SIGKILL)
-        job.wait()
-        job.stdout.close()
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        run.stdout.close()
         if (tmp_path / "i" / "meta.json").exists():
             finished.append(avcl.index.info(tmp_path / "i")["files"])
     assert finished == sorted(finished)
@@ -126,7 +126,7 @@ def test_every_moment_is_a_good_moment_to_die(tmp_path, kind):
         if kind == "long":
             tone(media / "long.wav", 14, 3)
             patch.setattr(decode, "CHUNK_BYTES", 200_000)
-        patch.setattr(crawl, "BATCH", 4)
+        patch.setattr(job, "BATCH", 4)
         camera = Camera(out, tmp_path / "shots", patch)
         build(media, out, **options)
     truth, said = everything(out), avcl.index.info(out)

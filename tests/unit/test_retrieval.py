@@ -55,7 +55,7 @@ def predictions(n: int = 40, noise: float = 1.0, seed: int = 0, classes: int = 4
     return Predictions(**{"ids": ids, "labels": np.arange(n) % classes, "groups": ids, "embeddings": arrays} | more)
 
 
-# ------------------------------------------------------------------------------------------------------------- the scores
+# ----------------------------------------------------------------------------------------------------------- the scores
 def test_toy_batch_both_directions_and_their_mean():
     found = Retrieval(ks=(1, 2)).predict(Pooled(), [batch_of(audio=A, video=V)])
     pair = Retrieval(ks=(1, 2)).score(found)
@@ -259,7 +259,7 @@ def test_a_similarity_that_is_not_built_in_needs_its_function():
     assert scored.scores["mean"]["R@10"] > scored.chance["mean"]["R@10"]
 
 
-# --------------------------------------------------------------------------------------------------------------- intervals
+# ------------------------------------------------------------------------------------------------------------ intervals
 def test_interval_of_a_mean_has_the_width_that_theory_gives():
     values = np.random.default_rng(0).normal(size=2000)
     statistic = mean_statistic({"m": values}, np.arange(2000), 2000)

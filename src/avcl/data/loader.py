@@ -6,7 +6,6 @@ row, view): their number changes nothing but the time.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import multiprocessing
 import shutil
@@ -25,6 +24,7 @@ from avcl.data.batching import collate
 from avcl.data.dataset import Data
 from avcl.data.progress import tracked
 from avcl.errors import AvclError, ConfigError, WorkerError
+from avcl.seeds import seed_for
 from avcl.types import Batch, Clip, Stream
 
 log = logging.getLogger("avcl.data")
@@ -40,14 +40,13 @@ class _Item(NamedTuple):
 
 
 def clip_seed(seed: int, epoch: int, id: str, view: int) -> int:
-    """The seed of the transforms of one clip: 63 bits of a hash, the same on every machine and in every process."""
-    digest = hashlib.blake2b(f"{seed} {epoch} {view} {id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    """The seed of the transforms of one clip, the same on every machine and in every process."""
+    return seed_for(seed, "augmentation", epoch, view, id)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
     """The shuffled rows of an epoch."""
-    generator = torch.Generator().manual_seed(clip_seed(seed, epoch, "order of the rows", 0))
+    generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     return torch.randperm(n, generator=generator).tolist()
 
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avcl.index.crawl import Progress, build, update
+from avcl.index.crawl import build, update
 from avcl.index.folder import Index
+from avcl.index.job import Progress
 from avcl.index.meta import Embedder, Meta
-from avcl.index.segments import segments
+from avcl.index.spans import segments
 
 __all__ = ["Embedder", "Index", "Meta", "Progress", "build", "info", "remove", "segments", "update"]
 

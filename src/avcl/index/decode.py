@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avcl.errors import TooShort, Truncated
-from avcl.index.segments import segments
+from avcl.index.spans import segments
 from avcl.media import IMAGE_SUFFIXES, is_silent, probe, read_clip
 from avcl.types import Clip, Inputs, Source, Stream
 

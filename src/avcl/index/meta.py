@@ -15,7 +15,7 @@ from avcl.errors import ConfigError, ModelError, StoreError
 from avcl.files import read_json, write_json
 from avcl.index import ann
 from avcl.index.rows import MODALITIES
-from avcl.index.segments import check
+from avcl.index.spans import check
 from avcl.types import Clip, Inputs
 
 NAME = "meta.json"

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import av
 import torch
 
+from avcl.dsp.picture import Fit
 from avcl.errors import ConfigError, MediaError, NotMedia, TooShort, Truncated
 from avcl.media.clock import slots_before
 from avcl.media.files import Kind, MediaFile, translated
@@ -30,7 +32,7 @@ def read_video(
     end: float | None = None,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
-    fit: str = "crop",
+    fit: Fit = "crop",
     strict: bool = False,
 ) -> Stream:
     """v[i] = the frame shown at ``start + i / fps``: a Stream with data uint8 [1,T,3,H,W], upright, RGB.
@@ -78,7 +80,7 @@ def read_clip(
     *,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
-    fit: str = "crop",
+    fit: Fit = "crop",
     rate: float | None = None,
     channels: int | None = None,
     modalities: Sequence[str] | None = None,
@@ -135,7 +137,7 @@ def _span(start: float | None, end: float | None) -> tuple[float | None, float |
 
 @contextmanager
 def _guarded(file: MediaFile) -> Iterator[None]:
-    with translated(file.path):
+    with translated(file.path, errors=(av.FFmpegError,)):
         try:
             yield
         except MemoryError:

@@ -252,7 +252,7 @@ def _send(out: Any, sound: _Sound, sent: int, until: int | None) -> int:
     stop = length if until is None else min(until // step * step, length)
     while sent < stop:
         chunk = sound.wave[:, sent : min(sent + step, stop)]
-        frame = av.AudioFrame.from_ndarray(*_as_format(chunk, context.format.name), layout=sound.layout)
+        frame = av.AudioFrame.from_ndarray(*as_format(chunk, context.format.name), layout=sound.layout)
         frame.sample_rate, frame.pts, frame.time_base = sound.rate, sent, Fraction(1, sound.rate)
         out.mux(sound.stream.encode(frame))
         sent += chunk.shape[1]
@@ -261,7 +261,7 @@ def _send(out: Any, sound: _Sound, sent: int, until: int | None) -> int:
     return sent
 
 
-def _as_format(wave: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+def as_format(wave: np.ndarray, name: str) -> tuple[np.ndarray, str]:
     """[C, n] float32 as the array and the name of a sample format that the encoder takes."""
     if name.startswith("s16"):
         whole = np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)

@@ -62,13 +62,18 @@ class Timed(NamedTuple):
     damaged: bool
 
 
+# What PyAV raises of its own and of Python's, for damaged content.
+PYAV_ERRORS = (av.FFmpegError, ValueError, LookupError, OverflowError, RuntimeError)
+
+
 @contextmanager
-def translated(path: Path, what: str = "cannot be decoded") -> Iterator[None]:
+def translated(path: Path, *, errors: tuple[type[Exception], ...] = PYAV_ERRORS) -> Iterator[None]:
     """Errors of PyAV, and of Python inside PyAV, as NotMedia."""
     try:
         yield
-    except (av.FFmpegError, ValueError, LookupError, OverflowError, RuntimeError) as error:
-        raise NotMedia(f"{what} ({reason(error)}).", file=path, hint="Re-encode it, or leave it out.") from None
+    except errors as error:
+        text = f"cannot be decoded ({reason(error)})."
+        raise NotMedia(text, file=path, hint="Re-encode it, or leave it out.") from None
 
 
 def reason(error: BaseException) -> str:
@@ -124,7 +129,7 @@ class MediaFile:
                 metadata_errors="replace",
                 options={"format_whitelist": FORMATS, "protocol_whitelist": "file", "pattern_type": "none"},
             )
-        except (av.FFmpegError, ValueError, LookupError, OverflowError, RuntimeError, UnicodeError) as error:
+        except PYAV_ERRORS as error:
             raise NotMedia(
                 f"is not a media file that can be opened ({reason(error)}; first bytes {first_bytes(self.path)}).",
                 file=self.path,
@@ -260,7 +265,7 @@ class MediaFile:
         self._only(stream)  # before the seek, which reads timestamps of this stream
         try:
             self.container.seek(int(target / stream.time_base), stream=stream)
-        except (av.FFmpegError, OverflowError, ValueError):
+        except PYAV_ERRORS:
             return None
         found = self._decode(kind, whole=self.container.format.name not in FRAGMENTS)
         for timed in found:
@@ -276,6 +281,7 @@ class MediaFile:
         self._only(stream)
         heads = 0 if whole else 2
         tick = self.tick(kind)
+        usual = 1.0 / self.frame_rate() if kind == "video" else 0.0
         by_order = kind == "video" and self.container.format.name in WITHOUT_PTS
         queue: deque[int] = deque()  # decoding times of the packets whose frames have not come out yet
         damaged = False
@@ -294,7 +300,7 @@ class MediaFile:
                 frames = packet.decode()
             except av.EOFError:
                 return
-            except (av.FFmpegError, ValueError, LookupError, RuntimeError, MemoryError):
+            except (*PYAV_ERRORS, MemoryError):
                 damaged = True
                 if queue:
                     queue.popleft()
@@ -303,7 +309,11 @@ class MediaFile:
                 self.decoded += 1
                 order = queue.popleft() if queue else None
                 stamp = order if by_order or (frame.pts is None and last is None) else frame.pts
-                length = self._length(kind, frame, tick)
+                if kind == "audio":
+                    length = frame.samples / frame.sample_rate if frame.sample_rate else 0.0
+                else:
+                    length = frame.duration * tick if frame.duration else usual
+                    length = length if length < 10 * usual + 1 else usual
                 time = stamp * tick if stamp is not None else (0.0 if last is None else last.time + last.length)
                 last = Timed(time, length, frame, damaged or frame.is_corrupt)
                 damaged = False
@@ -318,12 +328,6 @@ class MediaFile:
         for stream in self.container.streams:
             stream.discard = Discard.default if stream.index in wanted else Discard.all
 
-    def _length(self, kind: Kind, frame: Any, tick: float) -> float:
-        if kind == "audio":
-            return frame.samples / frame.sample_rate if frame.sample_rate else 0.0
-        usual = 1.0 / self.frame_rate()
-        return frame.duration * tick if frame.duration and frame.duration * tick < 10 * usual + 1 else usual
-
     def _packets(self, stream: Any) -> Iterator[Any]:
         """Packets up to the flushing one; None stands for a place where the file could not be read."""
         errors = 0
@@ -334,7 +338,7 @@ class MediaFile:
                         errors = 0
                     yield packet
                 return
-            except (av.FFmpegError, ValueError, LookupError, RuntimeError):
+            except PYAV_ERRORS:
                 errors += 1
                 yield None
         raise Truncated("cannot be read on: the file is damaged from here.", file=self.path)
@@ -348,7 +352,7 @@ class MediaFile:
         self._only(*chosen)
         end = (self.container.duration or 0) + (self.container.start_time or 0)
         if end > 5 * av.time_base and self.container.format.name not in WITHOUT_PTS:
-            with suppress(av.FFmpegError, OverflowError, ValueError):
+            with suppress(*PYAV_ERRORS):
                 self.container.seek(end - av.time_base)
                 found = self._packet_ends(chosen)
                 if len(found) == len(chosen):
@@ -362,7 +366,7 @@ class MediaFile:
 
     def _packet_ends(self, chosen: list[Any]) -> dict[int, float]:
         ends: dict[int, float] = {}
-        with suppress(av.FFmpegError, ValueError, LookupError, RuntimeError):
+        with suppress(*PYAV_ERRORS):
             for packet in self.container.demux(*chosen):
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if packet.size and stamp is not None and packet.time_base:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from avcl.dsp.picture import margins, resize, scaled_size
+from avcl.dsp.picture import Fit, margins, resize, scaled_size
 from avcl.errors import ConfigError, NotMedia
 
 MAX_PIXELS_OUT = 1 << 27
@@ -22,7 +22,7 @@ class PictureMaker:
     crop does not show is cut afterwards. Transparent pictures are laid on white.
     """
 
-    def __init__(self, size: tuple[int, int] | None, fit: str, path: Path):
+    def __init__(self, size: tuple[int, int] | None, fit: Fit, path: Path):
         self.size, self.fit, self.path = size, fit, path
         self.reformatter = VideoReformatter()
         if size is not None:
@@ -60,8 +60,7 @@ class PictureMaker:
         opacity = layers[..., 3:] / 255
         flat = np.round(layers[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
         assert self.size is not None
-        return resize(torch.from_numpy(flat.transpose(2, 0, 1).copy()), self.size, self.fit).numpy()  # type:
-        ignore[arg - type]
+        return resize(torch.from_numpy(flat.transpose(2, 0, 1).copy()), self.size, self.fit).numpy()
 
 
 def samples_of(frame: Any) -> np.ndarray:

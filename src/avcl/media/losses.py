@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from avcl.errors import MediaError, NoAudioStream, NoVideoStream, TooShort, Truncated
-from avcl.media.files import Kind, MediaFile, Timed
+from avcl.media.files import Kind, MediaFile
 
 log = logging.getLogger("avcl.media")
 
@@ -70,8 +70,11 @@ def check_end(file: MediaFile, kind: Kind, last: float, end: float | None, stric
         lost(file, f"{wanted - last:.2f} s of {word} are missing at the end (of {promised:.2f} s).", last, strict)
 
 
-def believed(file: MediaFile, timed: Timed, expected: float) -> float:
-    """The time of a frame, or ``expected`` where its timestamp lies far outside of the file."""
-    end = file.declared_file_end()
-    limit = max(expected + JUMP, (end or 0.0) + file.origin + JUMP)
-    return expected if timed.time > limit or timed.time < expected - JUMP else timed.time
+def latest(file: MediaFile) -> float:
+    """Container seconds up to which timestamps are believed, as far as the header knows the length of the file."""
+    return (file.declared_file_end() or 0.0) + file.origin + JUMP
+
+
+def believed(time: float, expected: float, limit: float) -> float:
+    """``time``, or ``expected`` where it lies far from there and outside of the file (``limit``, see ``latest``)."""
+    return expected if time > max(expected + JUMP, limit) or time < expected - JUMP else time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from avcl.dsp.picture import Fit
 from avcl.errors import ConfigError, NoVideoStream, Truncated
 from avcl.media import losses
 from avcl.media.clock import slots_before, tolerance
@@ -18,7 +19,7 @@ def pictures_of(
     span: tuple[float | None, float | None],
     fps: float | None,
     size: tuple[int, int] | None,
-    fit: str,
+    fit: Fit,
     strict: bool,
 ) -> Stream:
     if not file.has("video"):
@@ -77,18 +78,17 @@ class PictureGrid:
         self.shown: Timed | None = None  # the frame on the screen
         self.last: float | None = None  # clock seconds where it ends
         self.lost, self.lost_at = 0, 0.0
+        self.limit = losses.latest(file)
 
     def add(self, timed: Timed) -> bool:
         """Takes the next frame; True when every slot that was asked for is filled."""
         before = self.shown
         if before is not None:
-            time = losses.believed(self.file, timed, before.time + before.length)
+            time = losses.believed(timed.time, before.time + before.length, self.limit)
             if time <= before.time and timed.frame is not None:
-                time = (
-                    before.time + before.length if timed.damaged else before.time
-                )  # a repeated stamp replaces the picture
-            # A frame is held until the next one, as variable rate demands, but not across a place where something was
-            # lost.
+                # A repeated stamp replaces the picture.
+                time = before.time + before.length if timed.damaged else before.time
+            # A frame is held until the next one, as variable rate demands, but not across a place that was lost.
             held = min(time, before.time + before.length) if timed.damaged else time
             self._show(before, held)
             self._fill(None, time)
@@ -106,8 +106,9 @@ class PictureGrid:
 
     def _show(self, timed: Timed, until: float) -> None:
         lead = self._slots(timed.time)
-        if not self.pictures and lead:  # only where start is before the first frame
+        if not self.pictures and lead:  # start is before the first frame, or the first frames are lost
             self.pictures.extend([None] * lead)
+            self.lost += lead if self.start >= 0 else 0
         if self._slots(until) > len(self.pictures):
             with translated(self.file.path):
                 corrupt = timed.frame.is_corrupt

@@ -11,7 +11,7 @@ from avcl.dsp.rates import ratio, reach, resample
 from avcl.errors import NoAudioStream, NotMedia, Silent
 from avcl.media import losses
 from avcl.media.clock import native_window, placement, sample_at, slots_before, snap
-from avcl.media.files import MediaFile, Timed
+from avcl.media.files import MediaFile, Timed, translated
 from avcl.media.frames import mixing_matrix, samples_of
 from avcl.types import Stream
 
@@ -53,8 +53,8 @@ def sound_of(
         raise losses.nothing(file, "audio", start, sound.reached)
     if sound.position < (sound.stop if sound.stop is not None else 1 << 62):
         losses.check_end(file, "audio", sound.position / sound.native, end, strict)
-    if sound.lost:
-        text = f"{sound.lost / sound.native:.3f} s of sound are missing in {sound.breaks} place(s)."
+    if sound.breaks:
+        text = f"{sound.lost / sound.native:.3f} s of sound are missing or broken in {sound.breaks} place(s)."
         losses.lost(file, text, sound.lost_at, strict)
     stream = sound.stream()
     if is_silent(stream) and (strict or span == (None, None)):
@@ -78,8 +78,10 @@ def anchor_of(file: MediaFile) -> tuple[float, int, int] | None:
 
 
 class SampleLine:
-    """Puts sound frames at their sample; ``first`` and ``stop`` are sample numbers at the file's rate, ``position``
-    the next."""
+    """Puts sound frames at their sample.
+
+    ``first`` and ``stop`` are sample numbers on the clock at the file's rate (``native``); ``position`` is the next.
+    """
 
     def __init__(
         self,
@@ -107,14 +109,13 @@ class SampleLine:
         margin = 0 if self.factor == 1 else reach(up, down)
         stop = self.out_first if self.out_stop is None else self.out_stop
         self.first, high, self.drop = native_window(self.out_first, stop, up=up, down=down, margin=margin)
-        if (
-            start <= 0 and self.first < self.out_first * down // up
-        ):  # nothing lies before what is asked: no margin there
-            self.first, self.drop = (self.out_first * down // up) // down * down, 0
+        if start <= 0:  # nothing lies before what is asked: no margin there
+            self.first = self.out_first * down // up // down * down
             self.drop = self.out_first - self.first // down * up
         self.stop = None if self.out_stop is None else high
-        coarse = file.tick("audio") * self.native
-        self.slack = max(2, round(max(0.003 * self.native, 1.5 * coarse)) if coarse > 0.5 else 2)
+        self.tick = file.tick("audio") * self.native  # in samples
+        self.slack = round(max(0.003 * self.native, 1.5 * self.tick) if self.tick > 2 else 0.001 * self.native)
+        self.origin, self.limit = file.origin, losses.latest(file)
         self.anchor = None
         if anchor is not None:
             begin, head, step = anchor
@@ -130,11 +131,11 @@ class SampleLine:
         """Takes the next frame; True when everything that was asked for is there."""
         if timed.frame is None:
             self.breaks += 1
-            self.lost += 1
             return False
-        expected = timed.time if self.next is None else self.file.origin + self.next / self.native
-        at = sample_at(losses.believed(self.file, timed, expected) - self.file.origin, self.native)
-        wave = samples_of(timed.frame)
+        expected = timed.time if self.next is None else self.origin + self.next / self.native
+        at = sample_at(losses.believed(timed.time, expected, self.limit) - self.origin, self.native)
+        with translated(self.file.path):
+            wave = samples_of(timed.frame)
         if timed.frame.sample_rate != self.native or len(wave) != len(self.layout):
             return False  # another format in mid-stream: the gap that it leaves is counted
         leading = self.next is None
@@ -144,7 +145,7 @@ class SampleLine:
         else:
             missing, surplus = placement(self.next, at, wave.shape[1], self.slack)
         begin = self.next + missing + surplus
-        length = round((timed.frame.duration or 0) * self.file.tick("audio") * self.native)
+        length = round((timed.frame.duration or 0) * self.tick)
         excess = wave.shape[1] - length if length > 0 else 0
         self.padding = excess if excess > self.slack else 0
         wave = wave[:, surplus:]
@@ -159,8 +160,8 @@ class SampleLine:
                 self._hole(begin, leading)
             self.parts.append(wave.T if self.matrix is None else wave.T @ self.matrix.T)
             self.position = begin + wave.shape[1]
-        if timed.damaged and not leading and not missing:
-            self.breaks += 1
+            if timed.damaged and not leading and not missing:
+                self.breaks += 1  # something broke here and the decoder bridged it
         return self.stop is not None and self.next - self.padding >= self.stop
 
     @property
@@ -187,15 +188,15 @@ class SampleLine:
 
     def stream(self) -> Stream:
         data = torch.from_numpy(np.concatenate(self.parts))[None]
-        mask = torch.ones(data.shape[:2], dtype=torch.bool)
-        for low, high in self.holes:
-            mask[:, low:high] = False
         if self.factor != 1:
-            up, down = self.factor.numerator, self.factor.denominator
             data = resample(data, self.native, self.rate)
-            steps = torch.arange(data.shape[1]) * down // up
-            mask = mask[:, steps.clamp_max(mask.shape[1] - 1)]
-            data = data * mask[..., None]
+        mask = torch.ones(data.shape[:2], dtype=torch.bool)
+        up, down = self.factor.numerator, self.factor.denominator
+        for low, high in self.holes:
+            # An output that stands inside of a hole was not recorded, whatever the filter smears into it.
+            hole = slice(-(-low * up // down), -(-high * up // down))
+            mask[:, hole] = False
+            data[:, hole] = 0.0
         length = data.shape[1] if self.out_stop is None else self.out_stop - self.out_first + self.drop
         kept = slice(self.drop, length)
         return Stream(data[:, kept].contiguous(), mask[:, kept].contiguous(), float(self.rate))

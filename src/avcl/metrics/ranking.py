@@ -31,7 +31,7 @@ Similarity = Callable[[Tensor, Tensor], Tensor]  # [q, D], [g, D] -> [q, g], hig
 
 # Cells of the score matrix that are in memory at once (float32 scores, 64-bit sort keys and a few masks each), and
 # gallery rows that are held in float64 at once.
-BLOCK_CELLS = 1 << 22
+BLOCK_CELLS = 1 << 21
 GALLERY_ROWS = 4096
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
@@ -354,14 +354,15 @@ def _runs_of_many(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> _Runs:
     """Sort (score, relevant) packed into one integer each; find the run of each relevant item."""
     width = scores.shape[1]
     packed = _falling_codes(scores)
-    packed <<= np.uint64(1)
+    packed <<= 1
     packed |= relevant
     packed.sort(axis=1)
     flat = packed.reshape(-1)
-    hits = np.flatnonzero(flat & np.uint64(1))
-    code = flat >> np.uint64(1)
+    hits = np.flatnonzero(flat & 1)
     fresh = np.empty(len(flat), bool)
-    fresh[1:] = code[1:] != code[:-1]
+    change = flat[1:] ^ flat[:-1]
+    change >>= 1  # all but the relevance bit
+    np.not_equal(change, 0, out=fresh[1:])
     fresh[::width] = True  # a new query starts a new run
     starts = np.append(np.flatnonzero(fresh), len(flat))
     runs, r = np.unique(np.searchsorted(starts, hits, side="right") - 1, return_counts=True)
@@ -369,13 +370,16 @@ def _runs_of_many(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> _Runs:
     return _Runs(begin // width, begin % width, end - begin, r)
 
 
-def _falling_codes(scores: NDArray[Any]) -> NDArray[np.uint64]:
-    """Integers that rise where scores fall and are equal where scores are equal (32 bits of each are used)."""
+def _falling_codes(scores: NDArray[Any]) -> Ints:
+    """Integers that rise where scores fall and are equal where scores are equal; they stay below 2^62."""
     if scores.dtype != np.float32:
-        return (np.uint64(0xFFFFFFFF) - scores.astype(np.uint64)).astype(np.uint64)
-    bits = (scores + np.float32(0)).view(np.uint32)  # + 0 makes -0.0 equal to 0.0
-    rising = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))
-    return (~rising).astype(np.uint64)
+        return -scores.astype(np.int64)
+    bits = (scores + np.float32(0)).view(np.int32)  # + 0 makes -0.0 equal to 0.0
+    falling = bits >> 31
+    falling &= 0x7FFFFFFF  # of two negative floats the one with the larger bits is smaller
+    falling ^= bits
+    np.invert(falling, out=falling)
+    return falling.astype(np.int64)
 
 
 def _dense_codes(scores: NDArray[Any]) -> Ints:

@@ -368,7 +368,8 @@ def _map(directions: Mapping[str, Direction], predictions: Predictions, projecti
     halves = dict(zip(arrays, np.split(plane, 2), strict=True))
     svg = figures.embedding_map(halves, predictions.labels[rows], predictions.label_names, axes)
     words = f"{len(rows)} clips, once as {' and once as '.join(arrays)} (circles audio, triangles video, squares text)."
-    return _panel("Map of the common space", words, svg, wide=True)
+    labels = predictions.labels[rows]
+    return _panel("Map of the common space", words, svg, wide=len(np.unique(labels[labels >= 0])) > 1)
 
 
 def _pca(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[str, str]]:

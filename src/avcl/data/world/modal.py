@@ -82,7 +82,9 @@ def _ring_out(state: np.ndarray, z: np.ndarray, powers: np.ndarray, n: int) -> n
     return (left @ powers).ravel()[:n]
 
 
-def struck(body: Modes, times: Sequence[float], forces: Sequence[float], samples: int, rate: int) -> np.ndarray:
+def struck(
+    body: Modes, times: Sequence[float] | np.ndarray, forces: Sequence[float] | np.ndarray, samples: int, rate: int
+) -> np.ndarray:
     """float32 [samples]: the sound of strikes at ``times`` (seconds, ascending, before 0 allowed: what still rings is
     heard)."""
     body = _audible(body, rate)

@@ -150,7 +150,7 @@ def _placed(preset: ObjectPreset, scene: Scene, actor: Actor, mono: np.ndarray) 
     if preset.channels == 1:
         return mono[:, None]
     if not actor.seen:
-        return spatial.binaural(mono, np.float64(actor.bearing), preset.sample_rate)
+        return spatial.binaural(mono, actor.bearing, preset.sample_rate)
     coarse = np.arange(0.0, preset.seconds + 0.02, 0.01)
     theta = spatial.azimuth(actor.motion.at(coarse - scene.offset).x, 64.0)
     every = np.arange(len(mono)) / preset.sample_rate

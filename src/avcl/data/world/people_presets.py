@@ -87,7 +87,7 @@ _PRESETS: tuple[Preset, ...] = (
         task="music",
         labels=tuple(music.INSTRUMENTS),
         fps=25.0,
-        difficulty="A tune of 3 to 12 notes on one of four instruments in one register; hands are where the pitch is "
+        difficulty="A tune of 2 to 13 notes on one of four instruments in one register; hands are where the pitch is "
         "and move when it sounds. The instrument is easy; which notes are played, and when, finds the "
         "pair.",
     ),

@@ -138,8 +138,8 @@ def develop(canvas: np.ndarray, rng: np.random.Generator, noise: float) -> np.nd
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:
     """float32 [T,O,4] (x0, y0, x1, y1; right and bottom exclusive) of masks [T,O,H,W]; zeros where nothing is seen."""
-    columns, rows = masks.any(axis=2), masks.any(axis=3)
-    seen = columns.any(axis=-1)
+    columns, rows = np.asarray(masks.any(axis=2)), np.asarray(masks.any(axis=3))
+    seen = np.asarray(columns.any(axis=-1))
     width, height = columns.shape[-1], rows.shape[-1]
     x0, x1 = columns.argmax(-1), width - columns[..., ::-1].argmax(-1)
     y0, y1 = rows.argmax(-1), height - rows[..., ::-1].argmax(-1)

@@ -104,7 +104,7 @@ def _lanes(count: int, rng: np.random.Generator) -> list[tuple[float, float]]:
 
 
 def _interval(rng: np.random.Generator, seconds: float) -> tuple[float, float]:
-    length = rng.uniform(0.3, 0.7) * seconds
+    length = rng.uniform(0.4, 0.9) * seconds
     begin = rng.uniform(0.0, seconds - length)
     return begin, begin + length
 

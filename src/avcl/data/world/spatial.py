@@ -27,12 +27,12 @@ def ild_db(theta: np.ndarray) -> np.ndarray:
     return _ILD_DB * np.sin(theta)
 
 
-def binaural(mono: np.ndarray, theta: np.ndarray, rate: int) -> np.ndarray:
+def binaural(mono: np.ndarray, theta: np.ndarray | float, rate: int) -> np.ndarray:
     """float32 [L, 2] of a mono source [L] whose azimuth is ``theta`` [L] or a scalar."""
     n = np.arange(len(mono), dtype=np.float64)
-    theta = np.broadcast_to(theta, mono.shape)
-    half_delay = 0.5 * rate * itd(theta)
-    gain = 10.0 ** (0.5 * ild_db(theta) / 20.0)
+    angle = np.broadcast_to(theta, mono.shape)
+    half_delay = 0.5 * rate * itd(angle)
+    gain = 10.0 ** (0.5 * ild_db(angle) / 20.0)
     left = _delayed(mono, n - half_delay) / gain
     right = _delayed(mono, n + half_delay) * gain
     return np.stack([left, right], axis=1).astype(np.float32)
