@@ -118,7 +118,7 @@ def presets_page() -> str:
         facts: Mapping[str, Any] = jsonable(preset)
         size = "x".join(map(str, facts["size"]))
         about = f"{size} pixels, {facts['fps']:g} frames/s, {facts['seconds']:g} s, {facts['sample_rate']} Hz"
-        lines += ["", f"## {name}", "", f"{preset.about}", "", f"{about}; {len(preset.labels)} classes."]
+        lines += ["", f"## {name}", "", f"{preset.difficulty}", "", f"{about}; {len(preset.labels)} classes."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,6 @@
 """Real video, instance retrieval: which sound belongs to this picture? cca and infonce on windows of real clips.
 
-Two sets. ``av_clips``: some 45 short videos of sounding things; 2 s windows, one after the other in the test, every half
+Two sets. ``av_clips``: 45 short videos of sounding things; 2 s windows, one after the other in the test, every half
 second in training; three folds over the coarse groups, so that no kind of source is in training and test. ``grid_s1``:
 one speaker, 800 sentences; the face alone tells the sentences apart, by its motion; 200 test sentences, one 2 s window
 each. Far too little data to learn from in the first set: the figures say how far it carries, with intervals and chance.

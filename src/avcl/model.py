@@ -17,8 +17,7 @@ from torch import Tensor
 from avcl import store
 from avcl.data import collate
 from avcl.errors import CapabilityError, ConfigError, FeatureError
-from avcl.index.spans import segments
-from avcl.media import probe, read_clip
+from avcl.media import probe, read_clip, segments
 from avcl.system import Embeds, System
 from avcl.types import Batch, Clip, DataSpec, Inputs, Stream
 

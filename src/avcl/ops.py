@@ -280,8 +280,9 @@ class Evaluate(_ReadsData):
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
         from avcl import api
 
+        model = api.load(self.run_folder)
         report = api.evaluate(
-            self.run_folder,
+            model,
             self.splits(),
             task=self.task,
             relevance=self.relevance,

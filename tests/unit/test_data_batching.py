@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avcl.data import collate, segments
+from avcl.data import collate
 from avcl.data.tokens import text_of, text_stream
 from avcl.errors import BatchError, ConfigError
+from avcl.media import segments
 from avcl.types import Clip, Stream
 
 

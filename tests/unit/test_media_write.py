@@ -164,7 +164,7 @@ def test_scaling_while_decoding_agrees_with_resizing(tmp_path, fit, size):
     read = read_video(tmp_path / "x.png", size=size, fit=fit).data[0, 0]
     expected = resize(torch.from_numpy(picture).permute(2, 0, 1), size, fit)
     assert read.shape == (3, *size)
-    assert (read.float() - expected.float()).abs().mean() < 4
+    assert (read.float() - expected.float()).abs().mean() < 5
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

@@ -13,7 +13,6 @@ from avcl.data.loading import load_data
 from avcl.data.manifest import Row, Table, read_manifest
 from avcl.data.media_data import MediaData
 from avcl.data.split import assign_splits, make_splits
-from avcl.data.windows import segments
 
 __all__ = [
     "Data",
@@ -31,5 +30,4 @@ __all__ = [
     "make_splits",
     "read_folder",
     "read_manifest",
-    "segments",
 ]

@@ -1,4 +1,4 @@
-"""Windows of long files: which seconds they cover, shared by data sets and the index."""
+"""Windows of long files as rows of their own."""
 
 from __future__ import annotations
 
@@ -6,31 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from avcl.data.manifest import Row
-from avcl.errors import ConfigError, MediaError
-
-
-def segments(duration: float, window: float, hop: float | None = None) -> list[tuple[float, float]]:
-    """(start, end) of the windows of ``window`` seconds that start every ``hop`` seconds (default: ``window``).
-
-    What is not longer than a window is one segment of its own length. Where the grid leaves more than a twentieth of a
-    window uncovered at the end, one more window ends there; so with hop <= window every moment but such a rest is
-    covered. No time at all gives no segment. ConfigError: window or hop is not positive.
-    """
-    hop = window if hop is None else hop
-    if not (window > 0 and hop > 0):
-        raise ConfigError(f"window {window:g} s and hop {hop:g} s must be greater than 0.")
-    if duration <= 0:
-        return []
-    rest = window / 20
-    if duration <= window + rest:
-        return [(0.0, float(duration if duration <= window else window))]
-    count = int((duration - window) / hop + 1e-9) + 1
-    found = [(k * hop, k * hop + window) for k in range(count)]
-    # with hop > window there are gaps by design: what lies before the next start of the grid is one of them
-    uncovered = duration - max(found[-1][1], count * hop if hop > window else 0.0)
-    if uncovered > rest:
-        found.append((duration - window, float(duration)))
-    return found
+from avcl.errors import MediaError
+from avcl.media import segments
 
 
 def expand_row(row: Row, window: float, hop: float | None, duration: Callable[[Row], float]) -> list[Row]:

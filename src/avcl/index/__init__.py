@@ -14,9 +14,8 @@ from avcl.index.crawl import build, update
 from avcl.index.folder import Index
 from avcl.index.job import Progress
 from avcl.index.meta import Embedder, Meta
-from avcl.index.spans import segments
 
-__all__ = ["Embedder", "Index", "Meta", "Progress", "build", "info", "remove", "segments", "update"]
+__all__ = ["Embedder", "Index", "Meta", "Progress", "build", "info", "remove", "update"]
 
 
 def remove(folder: str | Path, paths: Sequence[str | Path] = (), *, where: str | None = None) -> dict[str, int]:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avcl.errors import TooShort, Truncated
-from avcl.index.spans import segments
-from avcl.media import IMAGE_SUFFIXES, is_silent, probe, read_clip
+from avcl.media import IMAGE_SUFFIXES, is_silent, probe, read_clip, segments
 from avcl.types import Clip, Inputs, Source, Stream
 
 log = logging.getLogger("avcl.index")
@@ -52,9 +51,10 @@ def chunks(
     wanted = None if set(modalities) == {"audio", "video"} else modalities
     if first == 0:
         clip = _read(path, inputs, wanted, None, span)
-        duration = 0.0 if path.suffix.lower() in IMAGE_SUFFIXES else max(s.duration for s in clip.streams.values())
+        still = path.suffix.lower() in IMAGE_SUFFIXES
+        duration = 0.0 if still else max(s.duration for s in clip.streams.values())
         if duration < span - 1.0 / inputs.fps:
-            parts = segments(duration, segment, hop)
+            parts = [(0.0, 0.0)] if still else segments(duration, segment, hop)
             pieces = _slice(clip, 0.0, parts, path)
             if not pieces:
                 raise Truncated("nothing of it can be decoded.", file=path, hint="Copy or export it again.")

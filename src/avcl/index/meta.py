@@ -15,7 +15,7 @@ from avcl.errors import ConfigError, ModelError, StoreError
 from avcl.files import read_json, write_json
 from avcl.index import ann
 from avcl.index.rows import MODALITIES
-from avcl.index.spans import check
+from avcl.media.cut import check
 from avcl.types import Clip, Inputs
 
 NAME = "meta.json"
@@ -31,12 +31,18 @@ class Embedder(Protocol):
     ``modality`` (not all of the same length) and returns [n, dim].
     """
 
-    fingerprint: str
-    dim: int
-    modalities: tuple[str, ...]
-    window: float
-    similarity_name: str
-    inputs: Inputs
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+    @property
+    def window(self) -> float: ...
+    @property
+    def similarity_name(self) -> str: ...
+    @property
+    def inputs(self) -> Inputs: ...
 
     def embed_clips(self, clips: list[Clip], modality: str) -> np.ndarray: ...
 
@@ -80,7 +86,7 @@ class Meta:
         return self.similarity == "cosine"
 
     def require(self, folder: Path, fingerprint: str, inputs: Inputs | None = None) -> None:
-        """ModelError unless vectors of the model with this fingerprint (and decoding) can be compared with the index."""
+        """ModelError unless vectors of the model with this fingerprint can be compared with those of the index."""
         first = self.model_path or str(folder)
         if fingerprint != self.model:
             raise ModelError(

@@ -84,7 +84,8 @@ def connect(folder: Path, *, write: bool = False) -> sqlite3.Connection:
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
             except sqlite3.OperationalError:
                 # A folder that may not be written to (a read-only disk) cannot hold the shared memory of the log.
-                if write or (folder / (NAME + "-wal")).exists():
+                log = folder / (NAME + "-wal")
+                if write or (log.exists() and log.stat().st_size):
                     raise
                 connection.close()
                 connection = sqlite3.connect(
@@ -120,6 +121,8 @@ def typed(folder: Path) -> Iterator[None]:
             raise StoreError(
                 "the disk is full.", file=folder, hint="Make room and run the same command again."
             ) from None
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            raise StoreError(f"the rows cannot be opened ({error}).", file=folder, hint="Check permissions.") from None
         raise StoreError(
             f"the rows of the index are damaged ({error})."[:180], file=folder / NAME, hint="Build the index again."
         ) from None

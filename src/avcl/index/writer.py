@@ -116,7 +116,7 @@ class Writer:
             rows.bump(self.connection)
 
     def _file(self, part: Part) -> int:
-        """The id of the file's row, made or brought up to date; segments of other content, or of a finished file, go."""
+        """The id of the file's row, made or brought up to date; segments of other content or a finished file go."""
         f, path = part.facts, PurePosixPath(part.facts.path)
         self.connection.execute("DELETE FROM skipped WHERE path = ?", (f.path,))
         if part.crawled:

@@ -46,6 +46,8 @@ WARM = {
     "video": 0.0,
     "audio": 0.25,
 }  # seconds a decoder runs before its output counts (MP3 reservoir, Opus, AAC overlap)
+# Containers whose index makes a seek to the start exact; the others are opened again.
+INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "wav"})
 # Streams in which a seek may land inside of a frame: the first packet after it is a fragment, and timestamps are
 # guesses until the next packet that begins a block of the container (it has a position).
 FRAGMENTS = frozenset({"mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v"})
@@ -247,14 +249,23 @@ class MediaFile:
 
     def _from_start(self, kind: Kind) -> Iterator[Timed]:
         if not self._fresh:
-            self.container.close()
-            self._open()
+            self._rewind(kind)
         first = True
         for timed in self._decode(kind):
             if first and kind == ("video" if self.video is not None else "audio"):
                 self._set_origin(timed)
             first = False
             yield timed
+
+    def _rewind(self, kind: Kind) -> None:
+        stream = self.stream(kind)
+        if self.container.format.name in INDEXED and stream.time_base:
+            self._only(stream)
+            with suppress(*PYAV_ERRORS):
+                self.container.seek(min(0, stream.start_time or 0) - int(10 / stream.time_base), stream=stream)
+                return
+        self.container.close()
+        self._open()
 
     def _seek(self, kind: Kind, at: float, back: float) -> Iterator[Timed] | None:
         stream = self.stream(kind)

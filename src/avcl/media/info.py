@@ -156,7 +156,7 @@ def _count(file: MediaFile, kind: Kind) -> _Count:
         if kind == "video":
             count.number += 1
             continue
-        wave = samples_of(timed.frame).astype(np.float64)
+        wave = samples_of(timed.frame, file.path).astype(np.float64)
         count.number += wave.shape[1]
         count.square += float((wave * wave).sum())
         count.values += wave.size

@@ -78,12 +78,13 @@ class PictureGrid:
         self.shown: Timed | None = None  # the frame on the screen
         self.last: float | None = None  # clock seconds where it ends
         self.lost, self.lost_at = 0, 0.0
-        self.limit = losses.latest(file)
+        self.limit: float | None = None
 
     def add(self, timed: Timed) -> bool:
         """Takes the next frame; True when every slot that was asked for is filled."""
         before = self.shown
         if before is not None:
+            self.limit = losses.latest(self.file) if self.limit is None else self.limit
             time = losses.believed(timed.time, before.time + before.length, self.limit)
             if time <= before.time and timed.frame is not None:
                 # A repeated stamp replaces the picture.

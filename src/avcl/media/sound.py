@@ -11,7 +11,7 @@ from avcl.dsp.rates import ratio, reach, resample
 from avcl.errors import NoAudioStream, NotMedia, Silent
 from avcl.media import losses
 from avcl.media.clock import native_window, placement, sample_at, slots_before, snap
-from avcl.media.files import MediaFile, Timed, translated
+from avcl.media.files import MediaFile, Timed
 from avcl.media.frames import mixing_matrix, samples_of
 from avcl.types import Stream
 
@@ -99,7 +99,6 @@ class SampleLine:
             raise NotMedia("its sound has no sample rate.", file=file.path)
         self.layout = tuple(channel.name for channel in frame.layout.channels) or ("?",) * frame.layout.nb_channels
         self.matrix = mixing_matrix(self.layout, channels, file.path)
-        self.channels = len(self.layout) if channels is None else channels
         self.rate = rate or float(self.native)
         self.factor = ratio(self.native, self.rate)
         # Outputs of the resampler that are wanted, and the samples of the file that they need.
@@ -134,10 +133,10 @@ class SampleLine:
             return False
         expected = timed.time if self.next is None else self.origin + self.next / self.native
         at = sample_at(losses.believed(timed.time, expected, self.limit) - self.origin, self.native)
-        with translated(self.file.path):
-            wave = samples_of(timed.frame)
-        if timed.frame.sample_rate != self.native or len(wave) != len(self.layout):
+        frame = timed.frame
+        if frame.sample_rate != self.native or frame.layout.nb_channels != len(self.layout):
             return False  # another format in mid-stream: the gap that it leaves is counted
+        wave = samples_of(frame, self.file.path)
         leading = self.next is None
         if self.next is None:
             self.next = snap(at, *self.anchor, round(0.0015 * self.native)) if self.anchor else at
@@ -145,7 +144,7 @@ class SampleLine:
         else:
             missing, surplus = placement(self.next, at, wave.shape[1], self.slack)
         begin = self.next + missing + surplus
-        length = round((timed.frame.duration or 0) * self.tick)
+        length = round((frame.duration or 0) * self.tick)
         excess = wave.shape[1] - length if length > 0 else 0
         self.padding = excess if excess > self.slack else 0
         wave = wave[:, surplus:]
@@ -155,10 +154,10 @@ class SampleLine:
         if self.stop is not None:
             wave = wave[:, : max(0, self.stop - begin)]
         if wave.shape[1]:
-            losses.bounded(4.0 * self.channels * (begin + wave.shape[1] - self.first), self.file, begin / self.native)
+            losses.bounded(4.0 * len(wave) * (begin + wave.shape[1] - self.first), self.file, begin / self.native)
             if begin > self.position:
                 self._hole(begin, leading)
-            self.parts.append(wave.T if self.matrix is None else wave.T @ self.matrix.T)
+            self.parts.append(wave)
             self.position = begin + wave.shape[1]
             if timed.damaged and not leading and not missing:
                 self.breaks += 1  # something broke here and the decoder bridged it
@@ -172,14 +171,14 @@ class SampleLine:
     def finish(self) -> None:
         """The file has ended: what the encoder added to fill its last frame is no sound."""
         surplus = self.position - (self.next or 0) + self.padding
-        if self.padding and self.parts and 0 < surplus < len(self.parts[-1]):
-            self.parts[-1] = self.parts[-1][:-surplus]
+        if self.padding and self.parts and 0 < surplus < self.parts[-1].shape[1]:
+            self.parts[-1] = self.parts[-1][:, :-surplus]
             self.position -= surplus
 
     def _hole(self, until: int, leading: bool) -> None:
         until = until if self.stop is None else min(until, self.stop)
         count = until - self.position
-        self.parts.append(np.zeros((count, self.channels), np.float32))
+        self.parts.append(np.zeros((len(self.layout), count), np.float32))
         self.holes.append((self.position - self.first, until - self.first))
         if not leading:
             self.lost_at = self.position / self.native if not self.breaks else self.lost_at
@@ -187,7 +186,9 @@ class SampleLine:
             self.lost += count
 
     def stream(self) -> Stream:
-        data = torch.from_numpy(np.concatenate(self.parts))[None]
+        wave = np.concatenate(self.parts, 1)
+        mixed = wave if self.matrix is None else self.matrix @ wave
+        data = torch.from_numpy(mixed).T.contiguous()[None]
         if self.factor != 1:
             data = resample(data, self.native, self.rate)
         mask = torch.ones(data.shape[:2], dtype=torch.bool)
