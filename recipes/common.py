@@ -18,7 +18,7 @@ Recipe = Callable[..., Mapping[str, Any]]
 
 def main(recipe: Recipe, *folders: str, result: str) -> None:
     """Run ``recipe(folder, ..., seed=)`` from the shell and write ``RESULTS/<result>.json``."""
-    parser = argparse.ArgumentParser(description=(recipe.__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(recipe.__doc__ or "").partition("\n")[0])
     for name in folders:
         parser.add_argument(name, type=Path, help=f"the folder of {name}")
     parser.add_argument("--results", type=Path, default=Path("results"))

@@ -16,6 +16,7 @@ from avcl.media.frames import mixing_matrix, samples_of
 from avcl.types import Stream
 
 SILENCE = 2.0**-15  # peak below one step of 16 bits: digital silence
+MAX_RATE = 768_000  # samples a second: a header that claims more is damaged
 EVEN_FRAMES = frozenset({"aac", "mp3", "mp3float", "mp2", "mp2float", "ac3", "eac3", "opus", "libopus", "flac"})
 
 
@@ -95,8 +96,8 @@ class SampleLine:
     ):
         self.file = file
         self.native = frame.sample_rate
-        if self.native <= 0:
-            raise NotMedia("its sound has no sample rate.", file=file.path)
+        if not 0 < self.native <= MAX_RATE:
+            raise NotMedia(f"its sound claims {self.native} samples a second.", file=file.path, hint="Export it again.")
         self.layout = tuple(channel.name for channel in frame.layout.channels) or ("?",) * frame.layout.nb_channels
         self.matrix = mixing_matrix(self.layout, channels, file.path)
         self.rate = rate or float(self.native)
