@@ -33,6 +33,8 @@ def build(
 ) -> dict[str, Any]:
     """Index every segment of the files below ``media``; goes on where a killed build stopped. Returns the counts."""
     embedder, place = _model(model)
+    for modality in ("audio", "video"):
+        embedder.require_media(modality)
     with _shown(progress) as show:
         return index.build(
             media,

@@ -93,6 +93,17 @@ class Model:
         self.system.eval()
         return system.embed(batch, modality).float().cpu().numpy()
 
+    def require_media(self, modality: str) -> None:
+        """CapabilityError unless this model was trained on decoded sound or pictures of this modality."""
+        known = self.spec.streams.get(modality)
+        if known is None:
+            raise CapabilityError(f"this model embeds {' and '.join(self.modalities)}, not {modality}.")
+        if known.kind != modality:
+            raise CapabilityError(
+                f"this model was trained on {known.kind}, not on files with {modality}.",
+                hint="Train one on media, or embed arrays of such features.",
+            )
+
     @property
     def device(self) -> torch.device:
         first = next((t for t in (*self.system.parameters(), *self.system.buffers())), None)
@@ -131,7 +142,7 @@ class Model:
         known = self.spec.streams.get(modality)
         if known is None or tuple(data.shape[2:]) != known.shape:
             shape = "no such stream" if known is None else f"[N, {', '.join(map(str, known.shape))}]"
-            raise FeatureError(f"{modality} array of shape {tuple(value.shape)} does not fit this model ({shape}).")
+            raise FeatureError(f"{modality} array of shape {list(np.shape(value))} does not fit this model ({shape}).")
         if not bool(torch.isfinite(data).all()):
             raise FeatureError(f"the {modality} array has non-finite values.")
         mask = torch.ones(data.shape[:2], dtype=torch.bool)
@@ -153,6 +164,7 @@ class Model:
     ) -> tuple[list[tuple[float, float]], np.ndarray]:
         """Windows (start, end) of a file, ``length`` seconds (the model's window) long and half overlapping, and their
         embeddings [n, D]."""
+        self.require_media(modality)
         window = length or self.window
         duration = probe(path).duration
         if start is None and end is None and (duration is None or duration <= window):

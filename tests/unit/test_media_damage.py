@@ -406,3 +406,18 @@ def test_no_sound_in_a_video_and_no_video_in_a_sound(tmp_path):
     with pytest.raises(NoAudioStream):
         read_clip(tmp_path / "mute.mp4", modalities=("audio", "video"))
     assert set(read_clip(tmp_path / "mute.mp4").streams) == {"video"}
+
+
+def test_a_first_timestamp_that_lies(tmp_path):
+    path = tmp_path / "x.mkv"
+    write_video(path, ramp(2), chirp(2, RATE), fps=FPS, sample_rate=RATE)
+    sound = read_audio(path)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "lie.ts"), "w") as out:
+        copies = {s.index: out.add_stream_from_template(s) for s in source.streams}
+        for number, packet in enumerate(p for p in source.demux() if p.dts is not None):
+            if number == 1:  # the first packet of the sound
+                packet.pts += round(4000 / packet.time_base)
+            packet.stream = copies[packet.stream_index]
+            out.mux(packet)
+    lie = read_audio(tmp_path / "lie.ts")
+    assert lie.data.shape[1] == pytest.approx(sound.data.shape[1], abs=2048)

@@ -94,6 +94,22 @@ def test_any_rate_and_channel_layout_is_read(tmp_path):
     assert torch.equal(two.data[..., 0], two.data[..., 1])
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "m4a", "ogg"])
+def test_eight_channels(tmp_path, suffix):
+    """Frames of eight planes and more are a trap of PyAV: reading them plainly can crash the process."""
+    t = np.arange(48_000) / 48_000
+    wave = np.stack([0.4 * np.sin(2 * np.pi * 110 * (i + 1) * t) for i in range(8)], 1).astype(np.float32)
+    write_audio(tmp_path / f"x.{suffix}", wave, 48_000)
+    for _ in range(3):
+        back = read_audio(tmp_path / f"x.{suffix}").data[0]
+        assert back.shape[1] == 8
+        assert probe(tmp_path / f"x.{suffix}", scan=True).audio.channels == 8
+    pitches = torch.fft.rfft(back[4000:44_000], dim=0).abs().argmax(0) * 48_000 / 40_000
+    if suffix in ("wav", "flac"):
+        assert torch.allclose(pitches, 110.0 * torch.arange(1, 9), atol=2)
+    assert (pitches > 0).sum() >= 7  # the low-frequency channel of a lossy codec keeps only what is low
+
+
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
 def test_sample_formats(tmp_path, codec):
     wave = 0.5 * np.sin(np.arange(3200) / 9)

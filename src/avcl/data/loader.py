@@ -6,6 +6,7 @@ row, view): their number changes nothing but the time.
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import shutil
@@ -279,6 +280,8 @@ class _Plan:
 def _start_worker(_: int) -> None:
     # An interrupt is the parent's business: it ends the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What the parent left as garbage (an older pool, say) is the parent's to finalize, not this process's
+    gc.freeze()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from avcl.dsp.rates import resample
 from avcl.errors import ConfigError, MediaError
 from avcl.media.clock import rational_rate
 from avcl.media.files import MediaFile, reason
+from avcl.media.frames import PLANES
 
 
 class Container(NamedTuple):
@@ -263,12 +264,12 @@ def _send(out: Any, sound: _Sound, sent: int, until: int | None) -> int:
 
 def as_format(wave: np.ndarray, name: str) -> tuple[np.ndarray, str]:
     """[C, n] float32 as the array and the name of a sample format that the encoder takes."""
-    if name.startswith("s16"):
+    if name.startswith("s16") and len(wave) < PLANES:
         whole = np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
         if name == "s16p":
             return np.ascontiguousarray(whole), name
         return np.ascontiguousarray(whole.T).reshape(1, -1), "s16"
-    if name == "flt":
+    if name == "flt" or len(wave) >= PLANES:  # the encoder converts from packed samples itself
         return np.ascontiguousarray(wave.T).reshape(1, -1), "flt"
     return np.ascontiguousarray(wave), "fltp"
 

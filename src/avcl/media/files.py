@@ -51,6 +51,7 @@ INDEXED = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "wav"})
 # Streams in which a seek may land inside of a frame: the first packet after it is a fragment, and timestamps are
 # guesses until the next packet that begins a block of the container (it has a position).
 FRAGMENTS = frozenset({"mpeg", "mpegts", "mpegvideo", "h264", "hevc", "m4v"})
+BACKWARD = 10.0  # seconds by which the second frame may be earlier than the first before the first is not believed
 THREADED_PIXELS = 320 * 240  # starting threads costs more than it saves on smaller pictures
 
 
@@ -250,12 +251,19 @@ class MediaFile:
     def _from_start(self, kind: Kind) -> Iterator[Timed]:
         if not self._fresh:
             self._rewind(kind)
-        first = True
-        for timed in self._decode(kind):
-            if first and kind == ("video" if self.video is not None else "audio"):
-                self._set_origin(timed)
-            first = False
-            yield timed
+        found = self._decode(kind)
+        first = next(found, None)
+        if first is None:
+            return
+        second = next(found, None)
+        if second is not None and second.time < first.time - BACKWARD:  # all others would be before it: it lies
+            first = first._replace(time=second.time - first.length, damaged=True)
+        if kind == ("video" if self.video is not None else "audio"):
+            self._set_origin(first)
+        yield first
+        if second is not None:
+            yield second
+        yield from found
 
     def _rewind(self, kind: Kind) -> None:
         stream = self.stream(kind)
@@ -280,6 +288,8 @@ class MediaFile:
             return None
         found = self._decode(kind, whole=self.container.format.name not in FRAGMENTS)
         for timed in found:
+            if timed.frame is None:
+                return None
             if kind == "video" and not timed.frame.key_frame:
                 continue  # pictures before the first key frame lean on ones that were not read
             return _chained(timed._replace(damaged=False), found) if timed.time <= at - WARM[kind] else None

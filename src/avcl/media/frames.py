@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -68,14 +69,23 @@ class PictureMaker:
         return resize(torch.from_numpy(flat.transpose(2, 0, 1).copy()), self.size, self.fit).numpy()
 
 
+# A frame has eight pointers to planes. PyAV counts planes up to the first empty pointer, and so reads past the last of
+# eight (a crash, not an exception): frames with so many channels are packed first.
+PLANES = 8
+
+
 def samples_of(frame: Any, path: Path) -> np.ndarray:
     """The samples of a sound frame as float32 [C, n] in [-1, 1]; NotMedia for a sample format that cannot be read."""
+    channels = frame.layout.nb_channels
     try:
+        if frame.format.is_planar and channels >= PLANES:
+            packed = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+            frame = packed.resample(frame)[0]
         raw = frame.to_ndarray()
     except PYAV_ERRORS as error:
         raise NotMedia(f"its sound cannot be read ({reason(error)}).", file=path, hint="Re-encode it.") from None
     if not frame.format.is_planar:
-        raw = raw.reshape(-1, frame.layout.nb_channels).T
+        raw = raw.reshape(-1, channels).T
     if raw.dtype == np.float32:
         return raw
     if raw.dtype == np.uint8:

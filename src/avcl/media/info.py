@@ -148,6 +148,7 @@ class _Count:
 
 def _count(file: MediaFile, kind: Kind) -> _Count:
     count = _Count(end=file.origin)
+    layout = ""
     for timed in file.frames(kind):
         count.damaged += timed.damaged
         if timed.frame is None:
@@ -155,6 +156,10 @@ def _count(file: MediaFile, kind: Kind) -> _Count:
         count.end = max(count.end, timed.time + timed.length)
         if kind == "video":
             count.number += 1
+            continue
+        layout = layout or timed.frame.layout.name
+        if timed.frame.layout.name != layout:
+            count.damaged += 1
             continue
         wave = samples_of(timed.frame, file.path).astype(np.float64)
         count.number += wave.shape[1]
