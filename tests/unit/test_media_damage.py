@@ -414,9 +414,10 @@ def test_a_first_timestamp_that_lies(tmp_path):
     sound = read_audio(path)
     with av.open(str(path)) as source, av.open(str(tmp_path / "lie.ts"), "w") as out:
         copies = {s.index: out.add_stream_from_template(s) for s in source.streams}
-        for number, packet in enumerate(p for p in source.demux() if p.dts is not None):
-            if number == 1:  # the first packet of the sound
-                packet.pts += round(4000 / packet.time_base)
+        honest = False
+        for packet in (p for p in source.demux() if p.dts is not None):
+            if packet.stream.type == "audio" and not honest:
+                packet.pts, honest = packet.pts + round(4000 / packet.time_base), True
             packet.stream = copies[packet.stream_index]
             out.mux(packet)
     lie = read_audio(tmp_path / "lie.ts")

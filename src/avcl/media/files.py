@@ -304,6 +304,8 @@ class MediaFile:
         tick = self.tick(kind)
         usual = 1.0 / self.frame_rate() if kind == "video" else 0.0
         by_order = kind == "video" and self.container.format.name in WITHOUT_PTS
+        if by_order and not 0.001 <= tick * self.frame_rate() <= 1000:
+            tick = usual  # the header's length of a frame cannot be believed, only that frames follow each other
         queue: deque[int] = deque()  # decoding times of the packets whose frames have not come out yet
         damaged = False
         last: Timed | None = None
