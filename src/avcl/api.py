@@ -7,7 +7,6 @@ The other verbs are neighbors: ``archive`` (index, search, embed) and ``catalog`
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from avcl import discover
 from avcl.data import Loader, load_data
 from avcl.data.dataset import Data, Splits
-from avcl.environment import versions
+from avcl.environment import cores, threads_beside, versions
 from avcl.errors import CapabilityError, ConfigError, DataError, ExistsError
 from avcl.loop import fit
 from avcl.model import Media, Model
@@ -63,7 +62,7 @@ def train(
     part = splits.train if splits is not None else data
     assert isinstance(part, Data)
     val = splits.val if splits is not None and val is None else val
-    workers = _workers(workers)
+    workers = _workers(workers, part)
     folder = None if out is None else _run_folder(Path(out), force=force)
     started = time.monotonic()
 
@@ -75,18 +74,19 @@ def train(
         val = val.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress) if len(val) else None
     with seeded(seed, "init"):
         network = cls(config, part.spec)
-    fitted = fit(
-        network,
-        part,
-        val=val,
-        inputs=inputs,
-        seed=seed,
-        out=folder,
-        workers=workers,
-        validate=None if val is None or len(val) < 2 else _validation(val, config.batch_size, workers),
-        max_steps=max_steps,
-        progress=progress,
-    )
+    with threads_beside(workers):
+        fitted = fit(
+            network,
+            part,
+            val=val,
+            inputs=inputs,
+            seed=seed,
+            out=folder,
+            workers=workers,
+            validate=None if val is None or len(val) < 2 else _validation(val, config.batch_size),
+            max_steps=max_steps,
+            progress=progress,
+        )
     meta = {
         "training": {
             "data": part.fingerprint,
@@ -117,8 +117,11 @@ def _split_record(splits: Splits) -> dict[str, Any]:
     return {"data": splits.all.fingerprint, "official": splits.official, **parts}
 
 
-def _workers(workers: int | None) -> int:
-    return max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
+def _workers(workers: int | None, data: Data) -> int:
+    """By default one core computes and the others decode or render; arrays in memory need no worker."""
+    if workers is not None:
+        return workers
+    return 0 if data.kind == "features" else max(1, cores() - 1)
 
 
 def _run_folder(folder: Path, *, force: bool) -> Path:
@@ -138,7 +141,7 @@ def _run_folder(folder: Path, *, force: bool) -> Path:
     return folder
 
 
-def _validation(val: Data, batch_size: int, workers: int) -> Callable[[System], float]:
+def _validation(val: Data, batch_size: int) -> Callable[[System], float]:
     """system -> mean reciprocal rank of the own pair in ``val``, higher is better."""
     task = Retrieval(bootstrap=0)
 
@@ -176,7 +179,7 @@ def evaluate(
     model = Model.load(model) if isinstance(model, str | Path) else model
     started = time.monotonic()
     part, split_name, leaking = _rows(model, data, split)
-    workers = _workers(workers)
+    workers = _workers(workers, part)
     part = part.configure(model.inputs).prepare(workers=workers, on_error=on_error, progress=progress)
     predictions = predict(model.system, part, Retrieval(), batch_size=64, workers=workers)
     untrained = predict(_untrained(model), part, Retrieval(), batch_size=64, workers=workers) if controls else None
@@ -210,8 +213,8 @@ def evaluate(
 
 def predict(system: System, data: Data, task: Retrieval, *, batch_size: int, workers: int) -> Predictions:
     """Embeddings of every row of ``data``, in order."""
-    loader = Loader(data, batch_size=batch_size, workers=workers if data.kind != "features" else 0)
-    return task.predict(system, loader.batches(0), labels=data.labels, n_official=data.n_official)
+    with Loader(data, batch_size=batch_size, workers=workers) as loader, threads_beside(workers):
+        return task.predict(system, loader.batches(0), labels=data.labels, n_official=data.n_official)
 
 
 def _untrained(model: Model) -> System:

@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,23 @@ def versions() -> dict[str, str]:
     """The versions that a result depends on; stored with every run, index and report."""
     found = {"avcl": _version("avcl"), "python": platform.python_version()}
     return found | {name: _version(name) for name in PACKAGES[:5]}
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads_beside(workers: int) -> Iterator[None]:
+    """torch computes with the cores that ``workers`` leave: threads that wait for each other's core cost more than they
+    bring (on two cores beside one worker, two threads take twice as long as one)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, cores() - workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _version(name: str) -> str:
@@ -50,7 +68,7 @@ def _torch() -> dict[str, Any]:
     device = "none"
     if torch.accelerator.is_available():
         device = str(torch.accelerator.current_accelerator())
-    detail = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores · accelerator: {device}"
+    detail = f"{torch.get_num_threads()} threads of {cores()} cores · accelerator: {device}"
     return {"check": "compute", "ok": bool((product == 8).all()), "detail": detail}
 
 

@@ -154,13 +154,13 @@ def test_hands_in_the_picture_are_where_the_notes_are(name):
     for k, o in ((0, 1), (1, 2)):
         for t in range(75):
             mask = shown.masks[t, o]
-            x, y = shown.hands[t, k]
+            x, y = shown.centers[t, k + 1]
             if 4 < x < 60 and 4 < y < 60:
                 assert np.hypot(columns[mask].mean() - x, rows[mask].mean() - y) < 0.6
                 ring = shown.video[t][mask].astype(float)
                 assert ring.std() < 90
     if instrument.two_handed:  # low notes left, high notes right: measured against the place of the hand on the frame
-        order = {h: [(n.pitch, shown.hands[min(round(n.onset * 25), 74), k, 0]) for n in notes if n.hand == h]
+        order = {h: [(n.pitch, shown.centers[min(round(n.onset * 25), 74), k + 1, 0]) for n in notes if n.hand == h]
                  for k, h in enumerate(("left", "right"))}  # fmt: skip
         for pairs in order.values():
             if len({p for p, _ in pairs}) > 1:

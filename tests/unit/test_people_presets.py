@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avcl.data.world.people_presets import KEYWORDS, PRESETS, Person, person, render
+from avcl.data.world.people import render
+from avcl.data.world.people_presets import KEYWORDS, PRESETS, Person, person
 from avcl.data.world.prosody import EMOTIONS
 from avcl.data.world.values import Preset, draw_label
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from avcl.data.progress import tracked
 from avcl.data.world.generated import World, spoken
-from avcl.data.world.presets import RENDER_VERSION, preset_of, render
-from avcl.data.world.values import Rendered
+from avcl.data.world.presets import RENDER_VERSIONS, render
+from avcl.data.world.values import Preset, Rendered
 from avcl.errors import ConfigError, ExistsError, WorkerError
 from avcl.files import Lock, read_json, sweep, write_atomic, write_json
 from avcl.media import write_video
@@ -40,7 +40,7 @@ _NOTE = "world.json"
 class _Job:
     """One clip to write; a plain value, for it travels to worker processes."""
 
-    preset: str
+    preset: Preset
     seed: int
     split: str
     index: int
@@ -50,7 +50,7 @@ class _Job:
 
 
 def export(
-    preset: str,
+    preset: str | Preset,
     out: str | Path,
     *,
     clips: int,
@@ -79,18 +79,24 @@ def export(
         _claim(folder, world, container, force)
         jobs = [
             _Job(
-                preset, seed, split, i, name, str(folder / f"{name}.{container}"), str(folder / "truth" / f"{name}.npz")
+                world.preset,
+                seed,
+                split,
+                i,
+                name,
+                str(folder / f"{name}.{container}"),
+                str(folder / "truth" / f"{name}.npz"),
             )
             for i, name in enumerate(world.ids)
         ]
-        done = dict(tracked(_results(jobs, workers), len(jobs), f"rendering {preset}", shown=progress))
+        done = dict(tracked(_results(jobs, workers), len(jobs), f"rendering {world.preset.name}", shown=progress))
         lines = [done[job.index][0] for job in jobs]
         write_atomic(folder / "truth.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         write_atomic(folder / "manifest.csv", _manifest(lines, world.labels))
     written = sum(new for _, new in done.values())
     return {
         "out": str(folder),
-        "preset": preset,
+        "preset": world.preset.name,
         "seed": seed,
         "split": split,
         "container": container,
@@ -115,12 +121,14 @@ def _refuse_strangers(folder: Path) -> None:
 def _claim(folder: Path, world: World, container: str, force: bool) -> None:
     """Make the locked folder ready for this export: the note says what it is, leftovers of killed writers are gone."""
     note = {"preset": world.preset, "seed": world.seed, "split": world.split, "container": container}
-    note = json.loads(json.dumps(jsonable({**note, "version": RENDER_VERSION})))
+    note = json.loads(json.dumps(jsonable({**note, "version": RENDER_VERSIONS[world.preset.scene]})))
     known = read_json(folder / _NOTE) if (folder / _NOTE).exists() else note
     if known != note:
         if not force:
             hint = "Use force to replace it, or another folder."
-            raise ExistsError(f"the folder holds another world ({_words(known)}).", file=folder, hint=hint)
+            same = _words(known) == _words(note)
+            what = "this world with other settings or of another version" if same else "another world"
+            raise ExistsError(f"the folder holds {what} ({_words(known)}).", file=folder, hint=hint)
         _clear(folder, known)
     (folder / "truth").mkdir(exist_ok=True)
     for place in (folder, folder / "truth"):
@@ -183,8 +191,8 @@ def _write_clip(job: _Job) -> tuple[int, tuple[dict[str, Any], bool]]:
     new = not (video.exists() and truth.exists())
     if new:
         arrays = dict(clip.arrays)
-        if preset_of(job.preset).task == "captions":
-            arrays["speech"] = spoken(job.preset, job.seed, job.index, job.split, clip)
+        if job.preset.task == "captions":
+            arrays["speech"] = spoken(job.preset.name, job.seed, job.index, job.split, clip)
         write_atomic(truth, lambda part: _save_arrays(part, arrays))
         write_atomic(
             video, lambda part: write_video(part, clip.video, clip.audio, fps=clip.fps, sample_rate=clip.sample_rate)
@@ -193,10 +201,10 @@ def _write_clip(job: _Job) -> tuple[int, tuple[dict[str, Any], bool]]:
 
 
 def _line(job: _Job, clip: Rendered) -> dict[str, Any]:
-    head = {"id": job.id, "video": Path(job.video).name, "preset": job.preset, "seed": job.seed}
+    head = {"id": job.id, "video": Path(job.video).name, "preset": job.preset.name, "seed": job.seed}
     head |= {"split": job.split, "index": job.index, "label": clip.label}
-    if preset_of(job.preset).disjoint:
-        head["group"] = preset_of(job.preset).labels[clip.label]
+    if job.preset.disjoint:
+        head["group"] = job.preset.labels[clip.label]
     head |= {"fps": clip.fps, "sample_rate": clip.sample_rate}
     return {**head, **jsonable(clip.truth)}
 

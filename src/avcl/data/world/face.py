@@ -179,11 +179,13 @@ def draw_motion(
 
 @dataclass(frozen=True)
 class Picture:
-    """``video`` uint8 [T,H,W,3]; ``boxes`` float32 [T,2,4] of face and mouth (x0, y0, x1, y1 in pixels); ``masks``
-    bool [T,2,H,W] of the same (None unless asked); ``gap`` [T]: height of the open mouth in pixels."""
+    """``video`` uint8 [T,H,W,3]; ``boxes`` float32 [T,2,4] of face and mouth (x0, y0, x1, y1 in pixels), ``centers``
+    float32 [T,2,2] (x, y); ``masks`` bool [T,2,H,W] (None unless asked); ``gap`` [T]: height of the open mouth in
+    pixels."""
 
     video: np.ndarray
     boxes: np.ndarray
+    centers: np.ndarray
     masks: np.ndarray | None
     gap: np.ndarray
 
@@ -201,10 +203,11 @@ def render_face(
         rows = slice(start, start + BLOCK)
         part = Motion(*(getattr(motion, f.name)[rows] for f in fields(Motion)))
         blocks.append(_render_block(look, expression, part, scene, None if grain is None else grain[rows], masks))
-    video, boxes, gap = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("video", "boxes", "gap"))
-    return Picture(
-        video, boxes, np.concatenate([b.masks for b in blocks if b.masks is not None]) if masks else None, gap
+    video, boxes, centers, gap = (
+        np.concatenate([getattr(b, name) for b in blocks]) for name in ("video", "boxes", "centers", "gap")
     )
+    covered = np.concatenate([b.masks for b in blocks if b.masks is not None]) if masks else None
+    return Picture(video, boxes, centers, covered, gap)
 
 
 def _render_block(
@@ -212,7 +215,7 @@ def _render_block(
 ) -> Picture:
     height, width = scene.background.shape[-2:]
     unit = min(height, width)
-    center_x = 0.5 * width + (scene.offset[0] + motion.x) * unit
+    center_x = head_column(scene, motion, height, width)
     center_y = 0.5 * height + (scene.offset[1] + motion.y - 0.01) * unit
     canvas = Canvas(scene.background, center_x, center_y, HEAD_SHARE * unit * scene.zoom, motion.roll)
     jaw = np.clip(motion.opening * expression.jaw, 0, 1.25).astype(np.float32)
@@ -224,7 +227,14 @@ def _render_block(
     mouth, gap, mouth_box = _paint_mouth(canvas, look, expression, motion, scene, jaw, shift_u, shift_v)
     video = canvas.finished(None if grain is None else scene.noise * grain)
     boxes = np.stack([canvas.box(0.0, 0.06 * jaw, look.width, 1.0 + 0.06 * jaw), mouth_box], axis=1)
-    return Picture(video, boxes, np.stack([head > 0.5, mouth > 0.5], axis=1) if masks else None, gap)
+    places = (canvas.place(0.0, 0.0), canvas.place(1.15 * shift_u, 0.54 + shift_v))
+    centers = np.stack([np.stack(place, axis=1) for place in places], axis=1).astype(np.float32)
+    return Picture(video, boxes, centers, np.stack([head > 0.5, mouth > 0.5], axis=1) if masks else None, gap)
+
+
+def head_column(scene: Scene, motion: Motion, height: int, width: int) -> np.ndarray:
+    """Pixel column [T] of the middle of the head."""
+    return 0.5 * width + (scene.offset[0] + motion.x) * min(height, width)
 
 
 def _paint_head(canvas: Canvas, look: Look, scene: Scene, jaw: np.ndarray, yaw: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from avcl.data.dataset import Data, Splits
 from avcl.data.tokens import text_stream
 from avcl.data.world import fit
 from avcl.data.world.captions import speech_of
-from avcl.data.world.presets import RENDER_VERSION, STREAMS, generator, preset_of, render
+from avcl.data.world.presets import RENDER_VERSIONS, STREAMS, check_retime, generator, preset_of, render
 from avcl.data.world.values import Preset, Rendered, draw_label, in_split
 from avcl.errors import ConfigError, did_you_mean
 from avcl.types import Clip, DataSpec, Inputs, Stream, StreamSpec, fingerprint
@@ -57,6 +57,7 @@ class World(Data):
         if not 0.0 <= retime <= 1.0:
             raise ConfigError(f"retime is a share of the clips, not {retime}.", hint="Use a value from 0 to 1.")
         self.preset = preset_of(preset) if isinstance(preset, str) else preset
+        check_retime(self.preset, retime)
         self.seed, self.split, self.fresh, self.retime, self.truth = seed, split, fresh, retime, truth
         self.clips = clips
         captioned = ("text",) if self.preset.task == "captions" else ()
@@ -104,8 +105,8 @@ class World(Data):
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(
-            {"world": RENDER_VERSION, "preset": self.preset, "seed": self.seed, "rows": self._rows, "fresh": self.fresh}
-            | {"retime": self.retime, "streams": self.modalities}
+            {"world": RENDER_VERSIONS[self.preset.scene], "preset": self.preset, "seed": self.seed, "rows": self._rows}
+            | {"fresh": self.fresh, "retime": self.retime, "streams": self.modalities}
         )
 
     def clip(self, index: int, *, epoch: int = 0, view: int = 0) -> Clip:
@@ -116,7 +117,7 @@ class World(Data):
         drawn = epoch * self.clips + i if self.fresh else i
         shown = fit.native(self.preset, self.inputs)
         clip = render(shown, self.seed, drawn, stream=stream, truth=self.truth, retime=self.retime)
-        clip = fit.fitted(clip, self.preset, self.inputs)
+        clip = fit.fitted(clip, self.inputs)
         streams = {name: self._stream(name, clip, stream, drawn) for name in self.modalities}
         extras = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in clip.arrays.items()}
         if "offset" in clip.truth:
@@ -147,8 +148,8 @@ class World(Data):
         return self._with_rows([self._rows[i] for i in indices], self.split if split is None else split)
 
     def configure(self, inputs: Inputs) -> Self:
-        """The same clips as ``inputs`` wants them: objects are rendered anew at that rate and size, other scenes are
-        resampled (their truth keeps the preset's frame rate). ``ConfigError`` where a preset cannot give it."""
+        """The same clips as ``inputs`` wants them, rendered anew at these rates and this size, truth included.
+        ``ConfigError`` where a preset cannot give it."""
         fit.check(self.preset, inputs, truth=self.truth)
         other = self._with_rows(self._rows, self.split)
         other.inputs = inputs

@@ -70,13 +70,13 @@ def hands_at(instrument: Instrument, notes: Sequence[Note], times: np.ndarray) -
 
 @dataclass(frozen=True)
 class Picture:
-    """``video`` uint8 [T,H,W,3]; ``boxes`` float32 [T,3,4] of head, left and right hand; ``masks`` bool [T,3,H,W] of
-    the same (None unless asked); ``hands`` float32 [T,2,2]: pixels (x, y) of the left and the right hand."""
+    """``video`` uint8 [T,H,W,3]; ``boxes`` float32 [T,3,4] of head, left and right hand, ``centers`` float32 [T,3,2]
+    (x, y in pixels); ``masks`` bool [T,3,H,W] (None unless asked)."""
 
     video: np.ndarray
     boxes: np.ndarray
     masks: np.ndarray | None
-    hands: np.ndarray
+    centers: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def render_player(
     _, height, width = scene.background.shape
     hands = hands_at(instrument, notes, times)
     unit = min(height, width)
-    center = (0.5 * width + 0.5 * scene.offset[0] * unit, 0.5 * height + 0.4 * scene.offset[1] * unit)
-    scale = 0.5 * unit * min(scene.zoom, 1.0)
+    center = (_middle(scene, height, width), 0.5 * height + 0.4 * scene.offset[1] * unit)
+    scale = _scale(scene, height, width)
     still = Canvas(scene.background, np.full(1, center[0]), np.full(1, center[1]), scale, np.zeros(1))
     _paint_body(still, scene)
     _FURNITURE[instrument.name](still, stage)
@@ -128,14 +128,32 @@ def render_player(
         covers = _paint_moving(canvas, instrument, notes, times[rows], stage, stage.sway[rows], places)
         boxes = [canvas.box(stage.sway[rows], -0.56, 0.21, 0.26)]
         boxes += [canvas.box(*places[h], _HAND, _HAND) for h in ("left", "right")]
-        middle = np.stack([np.stack(canvas.place(*places[h]), axis=1) for h in ("left", "right")], axis=1)
+        parts = (canvas.place(stage.sway[rows], -0.56), *(canvas.place(*places[h]) for h in ("left", "right")))
+        middle = np.stack([np.stack(part, axis=1) for part in parts], axis=1)
         video = canvas.finished(None if grain is None else scene.noise * grain[rows])
         blocks.append(
             Picture(video, np.stack(boxes, axis=1), np.stack(covers, axis=1) > 0.5, middle.astype(np.float32))
         )
-    names = ("video", "boxes", "masks", "hands")
+    names = ("video", "boxes", "masks", "centers")
     whole = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in names}
     return Picture(**(whole if masks else {**whole, "masks": None}))
+
+
+def _middle(scene: Scene, height: int, width: int) -> float:
+    return 0.5 * width + 0.5 * scene.offset[0] * min(height, width)
+
+
+def _scale(scene: Scene, height: int, width: int) -> float:
+    return 0.5 * min(height, width) * min(scene.zoom, 1.0)
+
+
+def hand_columns(
+    instrument: Instrument, notes: Sequence[Note], times: np.ndarray, scene: Scene, height: int, width: int
+) -> dict[str, np.ndarray]:
+    """{"left", "right"}: pixel column [T] of the hand at ``times``."""
+    hands = hands_at(instrument, notes, times)
+    middle, scale = _middle(scene, height, width), _scale(scene, height, width)
+    return {side: middle + scale * u for side, (u, _) in hands.items()}
 
 
 def _paint_body(canvas: Canvas, scene: Scene) -> None:

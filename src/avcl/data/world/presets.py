@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from avcl.data.world import people_presets
+from avcl.data.world import people, people_presets
 from avcl.data.world.objects import render_objects
 from avcl.data.world.scene import CLASSES, ObjectPreset
 from avcl.data.world.values import Preset, Rendered, in_split
 from avcl.errors import ConfigError, did_you_mean
 
-RENDER_VERSION = 1  # raise it when the same (preset, seed, index) gives other bytes
+# by kind of scene: raise it when the same (preset, seed, index) gives other bytes, of picture, sound or truth
+RENDER_VERSIONS = {"objects": 1, "face": 2, "player": 2}
 STREAMS = {"train": 0, "val": 1, "test": 2, "all": 3}
 
 _RETRIEVAL = ObjectPreset(
@@ -143,10 +144,15 @@ def render(
     ``stream``: "train", "val", "test" or "all", four disjoint worlds · ``retime``: see ``World``.
     """
     preset = preset_of(preset) if isinstance(preset, str) else preset
+    check_retime(preset, retime)
     preset = in_split(preset, stream)
     rng = generator(preset.name, seed, index, stream)
     if isinstance(preset, ObjectPreset):
         return render_objects(preset, rng, truth=truth, retime=retime)
-    if retime:
+    return people.render(preset, rng, truth=truth)
+
+
+def check_retime(preset: Preset, retime: float) -> None:
+    """``ConfigError`` where the sounds of ``preset`` cannot be those of another moment."""
+    if retime and not isinstance(preset, ObjectPreset):
         raise ConfigError(f"preset {preset.name} cannot re-time its sounds.", hint="Leave retime at 0.")
-    return people_presets.render(preset, rng, truth=truth)

@@ -24,37 +24,21 @@ class ObjectPreset(Preset):
     """Knobs of the scenes of solids; lengths are units of 1/64 of the picture height.
 
     ``radius``: range of sizes, hence of pitch (~ 1/R^2): the wider, the easier the pair and the harder the class ·
-    ``motions`` · ``jitter``: camera shake · ``noise``: sensor noise (0..255) · ``sources``: seen and heard objects ·
-    ``distractor``: chance of one more object that moves in silence, of another class (``alike``: of the same class and
-    size) · ``offscreen``: chance of a sound without a picture, of another class · ``distance``: range; level and
-    apparent size ~ 1/distance · ``offset``: largest lag of the sound, either sign, seconds · ``gain_db``: level of the
-    clip, either sign · ``staged``: objects come and go, sounds begin and end, each for itself in part of the clips ·
-    ``horizon``: seconds that are drawn (0: ``seconds``), so that a shorter view shows the same clip.
+    ``motions`` · ``jitter``: camera shake · ``noise``: sensor noise (0..255) · ``alike``: the distractor has the class
+    and size of the first source · ``distance``: range; level and apparent size ~ 1/distance · ``offset``: largest lag
+    of the sound, either sign, seconds · ``gain_db``: level of the clip, either sign · ``staged``: objects come and go,
+    sounds begin and end, each for itself in part of the clips.
     """
 
     radius: tuple[float, float] = (7.0, 9.5)
     motions: tuple[str, ...] = MOTIONS
     jitter: int = 1
     noise: float = 6.0
-    sources: int = 1
-    distractor: float = 0.0
     alike: bool = False
-    offscreen: float = 0.0
     distance: tuple[float, float] = (1.0, 1.0)
     offset: float = 0.0
     gain_db: float = 6.0
     staged: bool = False
-    horizon: float = 0.0
-
-    @property
-    def drawn(self) -> float:
-        """Seconds for which motions are drawn."""
-        return self.horizon or self.seconds
-
-    @property
-    def slots(self) -> int:
-        """How many objects and sounds a clip can have."""
-        return self.sources + (self.distractor > 0) + (self.offscreen > 0)
 
 
 @dataclass(frozen=True)

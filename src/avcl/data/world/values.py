@@ -22,6 +22,10 @@ class Preset:
     ``size``: (height, width) in pixels · ``fps`` · ``seconds`` · ``sample_rate`` in Hz · ``channels``: 1 mono, 2
     stereo (left, right) · ``disjoint``: train, val and test share no class (identities that must be unseen) ·
     ``drawn_labels``: the range of classes that may be drawn (None: all; see ``in_split``).
+
+    Who is there: ``sources``: objects or people that are seen and heard · ``distractor``: chance of one more that moves
+    in silence · ``offscreen``: chance of a sound without a picture; both of another class than the first source ·
+    ``horizon``: seconds that are drawn (0: ``seconds``), so that a shorter view shows the same clip.
     """
 
     name: str
@@ -36,6 +40,10 @@ class Preset:
     channels: int = 1
     disjoint: bool = False
     drawn_labels: tuple[int, int] | None = None
+    sources: int = 1
+    distractor: float = 0.0
+    offscreen: float = 0.0
+    horizon: float = 0.0
 
     @property
     def about(self) -> str:
@@ -51,6 +59,21 @@ class Preset:
     def samples(self) -> int:
         """Number of audio samples; sample n is the instant n / sample_rate of the same clock."""
         return round(self.seconds * self.sample_rate)
+
+    @property
+    def drawn(self) -> float:
+        """Seconds for which the scene is drawn."""
+        return self.horizon or self.seconds
+
+    @property
+    def slots(self) -> int:
+        """How many actors (objects, people, sounds) a clip can have."""
+        return self.sources + (self.distractor > 0) + (self.offscreen > 0)
+
+    @property
+    def seen_slots(self) -> int:
+        """How many of them can be seen."""
+        return self.sources + (self.distractor > 0)
 
 
 @dataclass(frozen=True)
