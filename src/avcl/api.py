@@ -18,6 +18,7 @@ from avcl.data import Loader, load_data
 from avcl.data.dataset import Data, Splits
 from avcl.environment import cores, threads_beside, versions
 from avcl.errors import CapabilityError, ConfigError, DataError, ExistsError
+from avcl.files import PART
 from avcl.loop import fit
 from avcl.model import Media, Model
 from avcl.report import write_html
@@ -31,6 +32,7 @@ __all__ = ["Model", "evaluate", "load", "load_data", "predict", "train"]
 OnError = Literal["skip", "raise"]
 Relevance = Literal["pair", "class", "group"]
 # The files by which a run folder is known; ``force`` deletes nothing else.
+OURS = (".lock", PART)
 RUN_FILES = ("config.json", "weights.safetensors", "metrics.jsonl", "checkpoints")
 
 
@@ -69,7 +71,12 @@ def train(
     inputs = cls.inputs(config)
     part = part.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress)
     if len(part) < 2:
-        raise DataError(f"there are {len(part)} clips to train on; at least 2 are needed.")
+        whole = "" if splits is None else f" ({len(splits.all):,} in all, split into train, val and test)"
+        raise DataError(
+            f"{len(part)} clip{'s' if len(part) != 1 else ''} to train on{whole}; at least 2 are needed.",
+            file=data if isinstance(data, str | Path) else None,
+            hint="Give more clips, or a `split` column that says train.",
+        )
     if val is not None:
         val = val.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress) if len(val) else None
     with seeded(seed, "init"):
@@ -128,7 +135,8 @@ def _run_folder(folder: Path, *, force: bool) -> Path:
     """``folder``, free for a run: empty, an unfinished run to go on with, or emptied because ``force`` says so."""
     if folder.exists() and not folder.is_dir():
         raise ExistsError("is a file, not a folder for a run.", file=folder)
-    if not folder.exists() or not any(folder.iterdir()):
+    # What a run leaves that stopped before its first step (a lock, an unfinished file) is nobody's work.
+    if not folder.exists() or all(path.name.startswith(OURS) for path in folder.iterdir()):
         return folder
     if not any((folder / name).exists() for name in RUN_FILES):
         raise ExistsError("holds something that is not a run.", file=folder, hint="Choose another --out.")
@@ -176,11 +184,14 @@ def evaluate(
     """
     if task not in discover.task_names():
         raise ConfigError(f'"{task}" is not a task.', hint=f"Known: {', '.join(discover.task_names())}.")
+    if report is not None and Path(report).is_dir():
+        raise ConfigError("the report is one file, and this is a folder.", file=report, hint="Name a file in it.")
     model = Model.load(model) if isinstance(model, str | Path) else model
     started = time.monotonic()
     part, split_name, leaking = _rows(model, data, split)
     workers = _workers(workers, part)
     part = part.configure(model.inputs).prepare(workers=workers, on_error=on_error, progress=progress)
+    model.require_data(part.spec)
     predictions = predict(model.system, part, Retrieval(), batch_size=64, workers=workers)
     untrained = predict(_untrained(model), part, Retrieval(), batch_size=64, workers=workers) if controls else None
 

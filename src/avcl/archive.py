@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from avcl import index
-from avcl.errors import ConfigError, MediaError, ModelError
+from avcl.errors import ConfigError, MediaError, ModelError, NoAudioStream, NoVideoStream
 from avcl.files import write_atomic
 from avcl.media import probe
 from avcl.model import Media, Model
@@ -130,10 +130,14 @@ def embed_files(
     """
     embedder, _ = _model(model)
     rows: list[dict[str, Any]] = []
+    failed: MediaError | None = None
     for file in files:
         try:
             has = probe(file).streams
             wanted = [modality] if modality else [m for m in embedder.modalities if m in has]
+            if not wanted:
+                lacking = NoVideoStream if "audio" in has else NoAudioStream
+                raise lacking(f"this model embeds {' and '.join(embedder.modalities)}.", file=file)
             for name in wanted:
                 vector = embedder.embed(**{name: file})  # type: ignore[arg-type]
                 row = {"path": str(file), "modality": name, "vector": vector.tolist()}
@@ -143,7 +147,10 @@ def embed_files(
         except MediaError as error:
             if len(files) == 1:
                 raise
+            failed = error
             yield {"path": str(file), "error": error.as_dict()}
+    if failed is not None and not rows:  # not one of several files
+        raise failed
     if out is not None:
         arrays = {
             "path": np.array([r["path"] for r in rows]),

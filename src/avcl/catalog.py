@@ -17,8 +17,9 @@ from avcl.errors import ConfigError, did_you_mean
 from avcl.types import jsonable
 
 FOLDERS = {
-    "flat": "a plain folder of videos",
-    "classes": "a folder of class folders, optionally below split folders",
+    "plain": "a plain folder of videos",
+    "classes": "a folder of class folders: their names are the labels",
+    "splits": "a folder of the folders train, val and test, each plain, paired or of class folders",
     "paired": "folders audio/ and video/ (or images/) joined by file stem",
     "manifest": "CSV, JSONL or Parquet: id, video, audio, image, text, start, end, label, split, group",
     "features": ".npz, .npy + ids, .h5 or .mat with two or more of audio, video, text",
@@ -74,7 +75,7 @@ def describe(thing: str) -> dict[str, Any]:
         return {"kind": "data", "name": thing, "about": FOLDERS[thing]}
     preset = thing.removeprefix("world:")
     if preset in PRESETS:
-        return {"kind": "data", "name": f"world:{preset}", **jsonable(PRESETS[preset])}
+        return {"kind": "data", **jsonable(PRESETS[preset]), "name": f"world:{preset}"}
     known = {entry["name"] for what in ("systems", "data", "tasks") for entry in _names(what)}
     raise ConfigError(
         f'"{thing}" is not a system, data set, task, model folder or index.', hint=did_you_mean(thing, known)

@@ -39,16 +39,25 @@ def run(tokens: list[str]) -> int:
         return _fail(error, as_json=as_json, loud=loud)
     except CycloptsError as error:
         return _fail(_usage(error), as_json=as_json, loud=loud)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # a folder that may not be written, a full disk
+        return _fail(_refused(error), as_json=as_json, loud=loud)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
 
 
 def _app() -> App:
-    app = App(name="avcl", help=ABOUT, version=__version__, version_flags=["--version"], help_format="plaintext")
+    app = App(
+        name="avcl",
+        help=ABOUT,
+        version=__version__,
+        version_flags=["--version"],
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+    )
     groups: dict[str, App] = {}
     for verb in VERBS:
         *group, last = verb.name.split()
@@ -137,6 +146,10 @@ def _usage(error: CycloptsError) -> ConfigError:
     verb = " ".join(error.command_chain or ())
     if isinstance(error, UnknownCommandError):
         word = error.unused_tokens[0] if error.unused_tokens else ""
+        if word.startswith("-"):
+            return ConfigError(
+                f"avcl {verb}".rstrip() + " needs a verb.", hint=f"See avcl {verb} --help.".replace("  ", " ")
+            )
         words = {v.name.split()[-1] if verb else v.name.split()[0] for v in VERBS if v.name.startswith(verb)}
         return ConfigError(
             f'"{word}" is not a verb of avcl{" " + verb if verb else ""}.', hint=did_you_mean(word, words)
@@ -146,6 +159,17 @@ def _usage(error: CycloptsError) -> ConfigError:
         known = {f"--{name.replace('_', '-')}" for v in VERBS if v.name == verb for name in v.model_fields}
         return ConfigError(f'"{word}" is not an option of avcl {verb}.', hint=did_you_mean(word, known | {"--json"}))
     return ConfigError(" ".join(str(error).split()), hint=f"See avcl {verb} --help.".replace("  ", " "))
+
+
+def _refused(error: OSError) -> ConfigError:
+    """What the operating system refused, in its words and with the file it is about."""
+    words = (error.strerror or type(error).__name__).lower()
+    name = error.filename2 or error.filename
+    return ConfigError(
+        f"{words}.",
+        file=None if name is None else str(name),
+        hint="Check the path, who may write there, and the free space.",
+    )
 
 
 def _fail(error: AvclError, *, as_json: bool, loud: bool) -> int:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from avcl import store
 from avcl.data import collate
+from avcl.data.tokens import text_stream
 from avcl.errors import CapabilityError, ConfigError, FeatureError
 from avcl.media import probe, read_clip, segments
 from avcl.system import Embeds, System
-from avcl.types import Batch, Clip, DataSpec, Inputs, Stream
+from avcl.types import Batch, Clip, DataSpec, Inputs, Stream, StreamSpec
 
 Media = str | Path
 Array = np.ndarray | Tensor
@@ -104,6 +105,24 @@ class Model:
                 hint="Train one on media, or embed arrays of such features.",
             )
 
+    def require_data(self, spec: DataSpec) -> None:
+        """FeatureError or CapabilityError unless every stream of the data that this model knows is as it was trained
+        on."""
+        for name, known in self.spec.streams.items():
+            given = spec.streams.get(name)
+            if given is None:
+                continue
+            if given.kind != known.kind:
+                raise CapabilityError(
+                    f"this model was trained on {_steps(known)} as {name}, and the data have {_steps(given)}.",
+                    hint="Score it on data like those it was trained on.",
+                )
+            if given.shape != known.shape:
+                raise FeatureError(
+                    f"{name} has {_steps(given)}, but this model was trained on {_steps(known)}.",
+                    hint="Score it on data like those it was trained on.",
+                )
+
     @property
     def device(self) -> torch.device:
         first = next((t for t in (*self.system.parameters(), *self.system.buffers())), None)
@@ -115,17 +134,21 @@ class Model:
         audio: Media | Array | None = None,
         video: Media | Array | None = None,
         image: Media | Array | None = None,
-        text: Array | None = None,
+        text: str | Array | None = None,
     ) -> np.ndarray:
-        """The embedding of a file [D] (the mean over its windows), or of rows of features [N, D].
+        """The embedding of a file [D] (the mean over its windows), of a text [D], or of arrays [N, D].
 
-        One argument: a path, or an array [N, D] or [N, T, D] for a model of features. An image counts as video.
+        One argument: a path (for ``text`` the words themselves), or an array: [N, D] or [N, T, D] for a model of
+        features; [T, ...] (one clip) or [N, T, ...] at the model's own rates for a model of media. An image counts as
+        video.
         """
         given = {"audio": audio, "video": video if image is None else image, "text": text}
         chosen = {k: v for k, v in given.items() if v is not None}
         if len(chosen) != 1 or (image is not None and video is not None):
             raise ConfigError("embed takes exactly one of audio, video, image, text.")
         [(modality, value)] = chosen.items()
+        if modality == "text" and isinstance(value, str):
+            return self.embed_clips([Clip("text", {"text": text_stream(value)})], "text")[0]
         if isinstance(value, str | Path):
             vectors = self.embed_windows(value, modality)[1]
             mean = vectors.mean(0)
@@ -134,15 +157,13 @@ class Model:
         return self._embed_array(value, modality)
 
     def _embed_array(self, value: Array, modality: str) -> np.ndarray:
-        data = torch.as_tensor(value, dtype=torch.float32)
-        if data.ndim == 1:
-            data = data[None]
-        if data.ndim == 2:
-            data = data[:, None]
         known = self.spec.streams.get(modality)
-        if known is None or tuple(data.shape[2:]) != known.shape:
-            shape = "no such stream" if known is None else f"[N, {', '.join(map(str, known.shape))}]"
-            raise FeatureError(f"{modality} array of shape {list(np.shape(value))} does not fit this model ({shape}).")
+        if known is None:
+            raise FeatureError(f"this model embeds {' and '.join(self.modalities)}, not {modality}.")
+        data = _steps_of(value, known)
+        if data is None or data.ndim != 2 + len(known.shape) or tuple(data.shape[2:]) != known.shape:
+            given = list(np.shape(value))
+            raise FeatureError(f"{modality} array of shape {given} does not fit this model ({_wanted(known)}).")
         if not bool(torch.isfinite(data).all()):
             raise FeatureError(f"the {modality} array has non-finite values.")
         mask = torch.ones(data.shape[:2], dtype=torch.bool)
@@ -174,7 +195,8 @@ class Model:
             if last is None:
                 last = first + window
             if last <= first:
-                raise ConfigError(f"start {first:g} s is not before end {last:g} s.")
+                what = "the file ends" if end is None else "end"
+                raise ConfigError(f"start {first:g} s is not before {what}, {last:g} s.", file=path)
             spans = [(first + a, first + b) for a, b in segments(last - first, window, window / 2)]
         vectors = []
         for chunk in _chunks(spans, 32):
@@ -197,6 +219,36 @@ class Model:
             channels=wanted.channels,
             modalities=(modality,),
         )
+
+
+def _steps_of(value: Array, known: StreamSpec) -> Tensor | None:
+    """An array as [N, T, ...]: a clip of media is [T, ...], a row of features [D], rows of them [N, D]. None for no
+    numbers."""
+    try:
+        data = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):  # text, objects, ragged lists
+        return None
+    if known.kind == "tokens":
+        data = data.to(torch.int64)
+    elif known.kind != "video" or data.dtype != torch.uint8:  # pictures are bytes, or numbers on the scale of the tower
+        data = data.to(torch.float32)
+    if data.ndim == len(known.shape):
+        data = data[None]
+    if data.ndim == 1 + len(known.shape):
+        data = data[:, None] if known.kind in ("features", "map") else data[None]
+    return data
+
+
+def _wanted(known: StreamSpec) -> str:
+    inner = ", ".join(map(str, known.shape))
+    if known.kind in ("features", "map"):
+        return f"[N, {inner}] or [N, T, {inner}]"
+    return "[T] or [N, T]" if not inner else f"[T, {inner}] or [N, T, {inner}]"
+
+
+def _steps(stream: StreamSpec) -> str:
+    """One step of a stream in words: "features of shape [512]"."""
+    return f"{stream.kind} of shape {list(stream.shape)}" if stream.shape else stream.kind
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

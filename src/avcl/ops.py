@@ -404,7 +404,7 @@ class Search(Op):
     want: Literal["audio", "video"] | None = Field(None, description="what is searched (default: the other modality)")
     per_file: int | None = Field(None, ge=1, description="at most so many hits of one file")
     where: str | None = Field(None, description="an SQLite expression over the columns that info shows")
-    start: float | None = Field(None, description="use the query file from this second on")
+    start: float | None = Field(None, ge=0, description="use the query file from this second on")
     end: float | None = Field(None, description="use the query file up to this second")
     model: Path | None = Field(None, description="the model's folder, if it has moved")
 

@@ -17,11 +17,11 @@ from avcl import api, archive
 from avcl.data.dataset import Splits
 from avcl.data.world import World, export
 from avcl.errors import ExistsError
-from avcl.files import write_json
+from avcl.files import read_json, write_json
 from avcl.model import Media
 
 PRESET = "retrieval"
-STEPS = 400  # with a batch of 64: what the figures in docs/results.md were measured with
+STEPS = 300  # with a batch of 64: the figures in docs/results.md were measured with this many
 STEPS_PER_EPOCH = 50
 BATCH = 64
 RETIME = 0.7  # share of training sounds that are of the same object at another moment, so that class is learned too
@@ -40,8 +40,9 @@ def demo(
     """Returns {"mean", "chance", "untrained", "report", ...}: R@k by pair and mAP by class over ``clips`` held-out
     clips.
     """
-    folder = _prepare(Path(out), force=force)
     steps = steps or STEPS
+    settings = {"seed": seed, "steps": steps, "clips": clips}
+    folder = _prepare(Path(out), settings, force=force)
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -54,15 +55,18 @@ def demo(
     fresh = World(PRESET, clips=per_epoch, seed=seed, split="train", fresh=True, retime=RETIME)
     val = World(PRESET, clips=100, seed=seed, split="val")
     test = World(PRESET, clips=clips, seed=seed, split="test")
-    model = api.train(
-        "infonce",
-        Splits(all=test, train=fresh, val=val, test=test, official=True),
-        seed=seed,
-        settings={"epochs": epochs, "batch_size": BATCH},
-        out=folder / "run",
-        workers=1,
-        progress=progress,
-    )
+    if (folder / "run" / "config.json").exists():  # of a demo that was stopped after its training
+        model = api.load(folder / "run")
+    else:
+        model = api.train(
+            "infonce",
+            Splits(all=test, train=fresh, val=val, test=test, official=True),
+            seed=seed,
+            settings={"epochs": epochs, "batch_size": BATCH},
+            out=folder / "run",
+            workers=1,
+            progress=progress,
+        )
 
     say(f"exporting {clips} held-out clips as video files")
     export(PRESET, folder / "media", clips=clips, seed=seed, split="test", workers=2, progress=progress)
@@ -91,23 +95,26 @@ def demo(
         "mean": row("scores"),
         "chance": row("chance"),
         "untrained": row("untrained"),
+        "wrong_partner": row("wrong_partner"),
         "interval": row("interval"),
         "report": str(page),
         "segments": counts["segments"],
         "seconds": seconds,
     }
-    write_json(folder / MARKER, result | {"finished": True, "tasks": [by_pair.task, by_class.task]})
+    write_json(folder / MARKER, {"settings": settings, "finished": True, **result})
     return result
 
 
-def _prepare(folder: Path, *, force: bool) -> Path:
-    """An empty folder, or that of an unfinished demo, or that of a finished one which ``force`` allows to replace."""
+def _prepare(folder: Path, settings: dict[str, int], *, force: bool) -> Path:
+    """``folder``, empty or with an unfinished demo of these settings to go on with; ``force`` replaces another demo."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARKER).exists())):
         raise ExistsError("holds something that is not a demo.", file=folder, hint="Choose another --out.")
-    if (folder / "report.html").exists():
-        if not force:
-            raise ExistsError("holds a finished demo.", file=folder, hint="Replace it with --force.")
-        shutil.rmtree(folder)
+    if (folder / MARKER).exists():
+        earlier = read_json(folder / MARKER)
+        if earlier.get("finished") or earlier.get("settings") != settings:
+            if not force:
+                raise ExistsError("holds another demo.", file=folder, hint="Replace it with --force.")
+            shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MARKER, {"finished": False})
+    write_json(folder / MARKER, {"settings": settings, "finished": False})
     return folder

@@ -94,7 +94,8 @@ def load(folder: str | Path, *, device: torch.device | str = "cpu") -> Saved:
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        raise StoreError(f"there is no saved model here (no {CONFIG}).", file=folder)
+        hint = "Give the folder of a finished run (avcl train DATA --out RUN), or one that Model.save wrote."
+        raise StoreError(f"there is no saved model here (no {CONFIG}).", file=folder, hint=hint)
     found = read_json(folder / CONFIG)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise StoreError(f"this is not a model that this version of avcl can read (format {FORMAT}).", file=folder)

@@ -7,6 +7,7 @@ capability. It owns no loop: ``avcl.loop.fit`` is the only one, and calls the ho
 from __future__ import annotations
 
 import dataclasses
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,20 @@ class Phase:
     end: float = 1.0
 
 
+_MAX = sys.float_info.max
+# The values that the one loop can work with: (field of Config, least, greatest).
+_RANGES = (
+    ("epochs", 0, _MAX),
+    ("batch_size", 1, _MAX),
+    ("learning_rate", 0.0, _MAX),
+    ("weight_decay", 0.0, _MAX),
+    ("warmup", 0.0, 1.0),
+    ("clip_norm", 0.0, _MAX),
+    ("ema", 0.0, 1.0),
+    ("patience", 0, _MAX),
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """The table of hyper-parameters: a frozen dataclass of plain values. ``tiny()`` is what tests and demos can afford.
@@ -65,6 +80,14 @@ class Config:
     ema: float = 0.0  # decay of the moving average of the weights that is evaluated and saved; 0: none
     patience: int = 0  # epochs without a better validation score before training stops; 0: never
     precision: str = "no"  # "no" (float32) or "bf16" (autocast)
+
+    def __post_init__(self) -> None:
+        """ConfigError for a value that no training can have; a subclass with checks of its own calls this too."""
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN is in no range
+                bounds = f"at least {low:g}" if high == _MAX else f"from {low:g} to {high:g}"
+                raise ConfigError(f"{name} = {value} must be {bounds}.")
 
     @classmethod
     def tiny(cls) -> Self:

@@ -219,3 +219,5 @@ def test_interrupt_is_130() -> None:
         "sys.exit(cli.run(['doctor']))",
     )
     assert done.returncode == 130
+    assert done.stderr.startswith("interrupted")
+    assert done.stderr.count("\n") == 1

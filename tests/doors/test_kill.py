@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 COMMAND = [sys.executable, "-m", "avcl", "train"]
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}  # equal to the bit means: with the same number of threads
 
 
 @pytest.fixture
@@ -30,8 +31,7 @@ def train(features: Path, out: Path) -> list[str]:
 
 
 def stop_after_first_checkpoint(command: list[str], out: Path, how: signal.Signals) -> int:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for _ in range(6000):
         whole = list((out / "checkpoints").glob("*/state.json"))
         if whole or process.poll() is not None:
@@ -44,10 +44,10 @@ def stop_after_first_checkpoint(command: list[str], out: Path, how: signal.Signa
 
 def test_a_killed_training_goes_on_to_the_same_weights(features: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert subprocess.run(train(features, whole), capture_output=True, check=False).returncode == 0
+    assert subprocess.run(train(features, whole), capture_output=True, env=ENV, check=False).returncode == 0
     assert stop_after_first_checkpoint(train(features, broken), broken, signal.SIGKILL) == -signal.SIGKILL
     assert not (broken / "config.json").exists()  # nothing looks finished
-    assert subprocess.run(train(features, broken), capture_output=True, check=False).returncode == 0
+    assert subprocess.run(train(features, broken), capture_output=True, env=ENV, check=False).returncode == 0
     assert (broken / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 

@@ -154,11 +154,41 @@ def test_another_frame_rate_and_size_show_the_same_scene():
     assert wide.streams["audio"].data.shape == (1, 24_000, 2)
 
 
-def test_people_are_resampled():
+def test_people_at_other_rates_are_the_same_performance_at_the_right_instants():
+    for name in ("speech", "music"):
+        world = World(replace(PRESETS[name], noise=0.0), clips=2, truth=True)
+        full = world.clip(1)
+        part = world.configure(Inputs(fps=12.5, window=2.0)).clip(1)
+        assert torch.equal(part.streams["video"].data, full.streams["video"].data[:, :50:2])
+        assert torch.equal(part.streams["audio"].data, full.streams["audio"].data[:, :32_000])
+        assert torch.equal(part.extras["masks"], full.extras["masks"][:50:2])
+        assert torch.equal(part.extras["stems"], full.extras["stems"][:, :32_000])
+        large = world.configure(Inputs(fps=25.0, size=(128, 128), sample_rate=8000)).clip(1)
+        halved = torch.nn.functional.avg_pool2d(large.streams["video"].data[0].float(), 2)
+        assert (halved - full.streams["video"].data[0]).abs().mean() < 2
+        assert large.extras["masks"].shape == (75, full.extras["masks"].shape[1], 128, 128)
     clip = World("speech", clips=1).configure(Inputs(fps=10.0, size=(48, 32), sample_rate=8000, window=2.0)).clip(0)
     assert clip.streams["video"].data.shape == (1, 20, 3, 48, 32)
     assert clip.streams["audio"].data.shape == (1, 16_000, 1)
     assert clip.streams["audio"].rate == 8000
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_can_be_seen_and_heard_as_a_system_asks(name):
+    """The default inputs, others larger than the preset, and stereo; the stems of the view sum to its sound."""
+    for inputs in (Inputs(), Inputs(fps=4.0, size=(96, 96), sample_rate=8000, channels=2, window=9.0)):
+        world = World(name, clips=2, truth=True).configure(inputs)
+        clip = world.clip(1)
+        seconds = min(inputs.window, PRESETS[name].seconds)
+        audio, video = clip.streams["audio"], clip.streams["video"]
+        assert audio.data.shape == (1, round(seconds * inputs.sample_rate), inputs.channels)
+        assert video.data.shape == (1, round(seconds * inputs.fps), 3, *inputs.size)
+        assert (audio.rate, video.rate) == (inputs.sample_rate, inputs.fps)
+        assert world.spec.streams["video"].shape == (3, *inputs.size)
+        assert clip.extras["masks"].shape[0] == clip.extras["positions"].shape[0] == video.data.shape[1]
+        assert clip.extras["masks"].shape[2:] == inputs.size
+        assert torch.allclose(clip.extras["stems"].sum(0), audio.data[0], atol=2e-6)
+        assert clip.label == world.targets[1]
 
 
 def test_captions_as_text_and_as_speech():
@@ -170,6 +200,10 @@ def test_captions_as_text_and_as_speech():
     assert speech.data.std() > 0.01
     assert torch.equal(speech.data, world.clip(1).streams["speech"].data)
     assert World("captions", clips=1).modalities == ("audio", "video", "text")
+    for name in ("music", "emotion", "events"):  # every scene has them
+        clip = World(name, clips=1, streams=("text", "speech")).clip(0)
+        assert text_of(clip.streams["text"]) == (render(name, 0, 0, truth=False).truth["caption"],)
+        assert clip.streams["speech"].data.std() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -181,8 +215,10 @@ def test_captions_as_text_and_as_speech():
         (lambda: World("sync", clips=1, seed=-1), "0, 1, 2"),
         (lambda: World("sync", clips=1, retime=2.0), "from 0 to 1"),
         (lambda: World("sync", clips=1, streams=("vidoe",)), 'Did you mean "video"?'),
-        (lambda: World("speech", clips=1, retime=0.5).clip(0), "retime at 0"),
-        (lambda: World("speech", clips=1).configure(Inputs(channels=2)), "channels to 1"),
+        (lambda: World("speech", clips=1, retime=0.5), "retime at 0"),
+        (lambda: World("speech", clips=1).configure(Inputs(channels=3)), "channels to 1 or 2"),
+        (lambda: render(replace(PRESETS["sync"], size=(32, 64)), 0, 0), "World.configure"),
+        (lambda: render(replace(PRESETS["music"], sources=2, distractor=0.5), 0, 0), "sources=2, or"),
         (lambda: World("sync", clips=1, truth=True).configure(Inputs(size=(32, 64))), "truth off"),
         (lambda: export("sync", "nowhere", clips=1, container="avi"), "Use webm"),  # type: ignore[arg-type]
     ],
@@ -250,6 +286,26 @@ def test_an_export_resumes_grows_and_refuses_strangers(tmp_path):
     with pytest.raises(ExistsError, match="something else"):
         export("sync", stranger, clips=1, force=True)
     assert [p.name for p in stranger.iterdir()] == ["thesis.txt"]
+
+
+def test_a_preset_with_other_knobs_is_exported_and_not_mistaken_for_the_plain_one(tmp_path):
+    duet = replace(PRESETS["music"], sources=2, seconds=1.0)
+    export(duet, tmp_path / "w", clips=1, workers=0)
+    (line,) = [json.loads(line) for line in (tmp_path / "w" / "truth.jsonl").read_text().splitlines()]
+    assert [one["role"] for one in line["others"]] == ["source"]
+    assert json.loads((tmp_path / "w" / "world.json").read_text())["preset"]["sources"] == 2
+    with pytest.raises(ExistsError, match="other settings"):
+        export("music", tmp_path / "w", clips=1, workers=0)
+
+
+@pytest.mark.parametrize("container", ["webm", "mkv"])
+def test_two_exports_are_equal_files(tmp_path, container):
+    for folder in ("a", "b"):
+        export("retrieval", tmp_path / folder, clips=1, container=container, workers=0)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert len([f for f in files if not f.name.startswith(".")]) == 5
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
 def test_an_exported_folder_names_groups_where_splits_must_not_share_them(tmp_path):

@@ -66,7 +66,8 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _objects_hint(error: Exception) -> str:
-    if "allow_pickle" in str(error) or "Python objects" in str(error):
+    text = str(error)  # "cannot be loaded": numpy takes any bytes that it does not know for a pickle
+    if ("allow_pickle" in text or "Python objects" in text) and "cannot be loaded" not in text:
         return "It holds Python objects; save text as np.array(values, dtype=str)."
     return ""
 

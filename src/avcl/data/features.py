@@ -363,7 +363,8 @@ def _bad_rows(arrays: Mapping[str, np.ndarray], where: str, *, raising: bool) ->
             raise FeatureError(
                 f"{name} row{'s' if len(rows) > 1 else ''} {shown}: non-finite values.",
                 file=where,
-                hint=f"Fix the extractor or load with drop_bad=True ({len(rows):,} of {len(array):,} rows).",
+                hint="Fix the extractor, or load with drop_bad=True (--drop-bad) "
+                f"({len(rows):,} of {len(array):,} rows).",
             )
         bad.update(rows)
     return bad

@@ -175,6 +175,9 @@ def _nearly(wanted: str, names: list[str]) -> str:
 
 def _row(values: Mapping[str, Any], path: Path, line: int, classes: tuple[str, ...] | None) -> Row:
     where = f"{path}:{line}"
+    for name in COLUMNS:
+        if isinstance(values.get(name), list | dict):
+            raise DataError(f"{name} is a list or an object, not one value.", file=where)
     given = {name: cell(values.get(name)) for name in COLUMNS}
     id = given["id"]
     if id is None:

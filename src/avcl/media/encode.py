@@ -292,7 +292,8 @@ def _beside(path: Path) -> Iterator[Path]:
 def _writing(path: Path, format: str) -> Iterator[Any]:
     with _beside(path) as part:
         try:
-            out = av.open(f"file:{part.absolute()}", "w", format=format)
+            # bitexact: Matroska would else draw a random identity, and equal clips would be unequal files
+            out = av.open(f"file:{part.absolute()}", "w", format=format, container_options={"fflags": "+bitexact"})
             try:
                 yield out
             finally:

@@ -108,7 +108,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int, *, motion: flo
     hair = _mixed(rng, _HAIR)
     low, high = rng.uniform(30, 215, (2, 3)).astype(np.float32)
     ramp = np.linspace(0, 1, height, dtype=np.float32)[None, :, None]
-    surface = texture(rng, height, width) * np.float32(rng.uniform(4, 22))
+    surface = texture(rng, height, width, min(height, width) / 64) * np.float32(rng.uniform(4, 22))
     background = low[:, None, None] * (1 - ramp) + high[:, None, None] * ramp + surface
     return Scene(
         skin=skin,

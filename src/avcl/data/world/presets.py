@@ -145,6 +145,11 @@ def render(
     """
     preset = preset_of(preset) if isinstance(preset, str) else preset
     check_retime(preset, retime)
+    if isinstance(preset, ObjectPreset) and preset.size[0] != preset.size[1]:
+        raise ConfigError(
+            f"the pictures of {preset.name} are square, not {preset.size}.",
+            hint="Use World.configure for other shapes.",
+        )
     preset = in_split(preset, stream)
     rng = generator(preset.name, seed, index, stream)
     if isinstance(preset, ObjectPreset):
