@@ -48,6 +48,7 @@ def train(
     on_error: OnError = "skip",
     workers: int | None = None,
     max_steps: int | None = None,
+    select: Literal["pair", "class"] = "pair",
     force: bool = False,
     progress: bool = False,
 ) -> Model:
@@ -56,7 +57,9 @@ def train(
 
     ``data``: a Data, the Splits of ``load_data`` (then its train and val parts are used and the split is stored with
     the run), or a path. A run that was killed goes on from its last checkpoint when called again with the same
-    arguments; another run in ``out`` is an ExistsError unless ``force``.
+    arguments; another run in ``out`` is an ExistsError unless ``force``. ``select``: the epoch that is kept is the one
+    with the best reciprocal rank of the own pair in ``val``, or the best mAP by class (where pairs are by class only,
+    the former is noise).
     """
     cls = discover.system_class(system) if isinstance(system, str) else system
     config = cls.Config.from_json(settings or {})
@@ -90,7 +93,7 @@ def train(
             seed=seed,
             out=folder,
             workers=workers,
-            validate=None if val is None or len(val) < 2 else _validation(val, config.batch_size),
+            validate=None if val is None or len(val) < 2 else _validation(val, select, config.batch_size),
             max_steps=max_steps,
             progress=progress,
         )
@@ -121,7 +124,8 @@ def _split_record(splits: Splits) -> dict[str, Any]:
     parts = (
         {name: list(splits.part(name).ids) for name in ("train", "val", "test")} if splits.all.kind != "world" else {}
     )
-    return {"data": splits.all.fingerprint, "official": splits.official, **parts}
+    overridden = not splits.official and getattr(splits.all, "official", None) is not None  # split_by was given
+    return {"data": splits.all.fingerprint, "official": splits.official, "overridden": overridden, **parts}
 
 
 def _workers(workers: int | None, data: Data) -> int:
@@ -149,15 +153,16 @@ def _run_folder(folder: Path, *, force: bool) -> Path:
     return folder
 
 
-def _validation(val: Data, batch_size: int) -> Callable[[System], float]:
-    """system -> mean reciprocal rank of the own pair in ``val``, higher is better."""
-    task = Retrieval(bootstrap=0)
+def _validation(val: Data, select: Literal["pair", "class"], batch_size: int) -> Callable[[System], float]:
+    """system -> mean reciprocal rank of the own pair, or mAP by class, in ``val``; higher is better."""
+    task = Retrieval(relevance=select, bootstrap=0)
+    metric = "MRR" if select == "pair" else "mAP"
 
     def score(system: System) -> float:
         if not isinstance(system, Embeds):
             raise CapabilityError(f"{type(system).__name__} does not embed; retrieval cannot validate it.")
         predictions = predict(system, val, task, batch_size=batch_size, workers=0)
-        return float(task.score(predictions).scores["mean"]["MRR"])
+        return float(task.score(predictions).scores["mean"][metric])
 
     return score
 
@@ -179,7 +184,8 @@ def evaluate(
     """Score a model: retrieval in both directions and their mean, with 95 % intervals, beside chance.
 
     Which rows: a Data is scored whole. Of a path or Splits, ``split`` if given; else ``test`` where the data has an
-    official split; else the test rows stored with the run if this is the data it was trained on; else everything.
+    official split (unless the run overrode it with ``split_by``); else the test rows stored with the run if this is the
+    data it was trained on; else everything.
     ``controls`` also scores an untrained copy and wrong partners. ``report``: write a self-contained HTML page there.
     """
     if task not in discover.task_names():
@@ -240,7 +246,8 @@ def _rows(model: Model, data: Data | Splits | Media, split: str | None) -> tuple
         return data, data.split, 0
     splits = load_data(data) if isinstance(data, str | Path) else data
     record = model.meta.get("split") or {}
-    ours = not splits.official and record.get("data") == splits.all.fingerprint and "test" in record
+    same = record.get("data") == splits.all.fingerprint and "test" in record
+    ours = same and (not splits.official or bool(record.get("overridden")))  # else rows trained on would be scored
     if split is None:
         split = "test" if splits.official or ours else "all"
     if split == "all":

@@ -6,6 +6,7 @@ Also what an index asks of an embedder: ``fingerprint``, ``dim``, ``modalities``
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from torch import Tensor
 from avcl import store
 from avcl.data import collate
 from avcl.data.tokens import text_stream
-from avcl.errors import CapabilityError, ConfigError, FeatureError
+from avcl.errors import CapabilityError, ConfigError, FeatureError, Silent
 from avcl.media import probe, read_clip, segments
 from avcl.system import Embeds, System
 from avcl.types import Batch, Clip, DataSpec, Inputs, Stream, StreamSpec
+
+log = logging.getLogger("avcl.model")
 
 Media = str | Path
 Array = np.ndarray | Tensor
@@ -199,9 +202,13 @@ class Model:
                 raise ConfigError(f"start {first:g} s is not before {what}, {last:g} s.", file=path)
             spans = [(first + a, first + b) for a, b in segments(last - first, window, window / 2)]
         vectors = []
+        heard = spans == [(None, None)]  # a file that is read whole is looked at by the reader
         for chunk in _chunks(spans, 32):
             clips = [self.read(path, modality, a, b) for a, b in chunk]
+            heard |= modality != "audio" or any(bool(clip.streams["audio"].data.any()) for clip in clips)
             vectors.append(self.embed_clips(clips, modality))
+        if not heard:
+            log.warning("%s", Silent("its sound is digital silence.", file=path, hint="What it finds means nothing."))
         known = [(a or 0.0, b if b is not None else (duration or window)) for a, b in spans]
         return known, np.concatenate(vectors)
 

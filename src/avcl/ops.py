@@ -218,6 +218,7 @@ class World(Op):
             seed=self.seed,
             container=self.container,
             workers=self.workers,
+            select=self.select,
             force=self.force,
             progress=progress,
         )
@@ -232,6 +233,7 @@ class Train(_ReadsData):
     system: str = Field("infonce", description='method; "avcl list systems" shows them')
     epochs: int | None = Field(None, ge=1, description="passes over the training data (default: the system's)")
     set: list[str] = Field(default_factory=list, description="settings of the system, key=value")
+    select: Literal["pair", "class"] = Field("pair", description="what the kept epoch is best at in the val part")
     force: bool = Field(False, description="replace another run in the folder")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:

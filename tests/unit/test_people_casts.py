@@ -26,7 +26,7 @@ PLAYER = PERSON | {"instrument", "notes"}
 def clip(name: str, index: int, **changes) -> Rendered:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return render(replace(PRESETS[name], **changes), 5, index, stream=changes.pop("stream", "test"))
+        return render(replace(PRESETS[name], **changes), 5, index, stream="test")
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -102,7 +102,7 @@ def test_strangers_in_face_voice_come_from_the_same_split():
 
 @pytest.mark.parametrize("name", ["emotion", "music"])
 def test_two_ears_hear_people_where_they_are_seen(name):
-    objects, stems = PARTS[PRESETS[name].scene]
+    _, stems = PARTS[PRESETS[name].scene]
     for index in range(2):
         mono = clip(name, index, sources=2)
         made = clip(name, index, sources=2, channels=2)

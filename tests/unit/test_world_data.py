@@ -90,6 +90,12 @@ def test_fresh_epochs_are_new_and_fixed_ones_are_not():
     later = render("retrieval", 0, 5)
     assert digest(later.video.transpose(0, 3, 1, 2)) == video[1]
     assert fresh.fingerprint != fixed.fingerprint
+    reworded = World(replace(PRESETS["retrieval"], difficulty="other words"), clips=4)
+    assert (
+        reworded.fingerprint
+        == fixed.fingerprint
+        != World(replace(PRESETS["retrieval"], noise=7.0), clips=4).fingerprint
+    )
 
 
 def test_a_retimed_clip_keeps_picture_and_object_and_changes_the_sound():

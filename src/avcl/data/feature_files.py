@@ -66,8 +66,8 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _objects_hint(error: Exception) -> str:
-    text = str(error)  # "cannot be loaded": numpy takes any bytes that it does not know for a pickle
-    if ("allow_pickle" in text or "Python objects" in text) and "cannot be loaded" not in text:
+    # Not by "allow_pickle" alone: numpy takes any bytes that it does not know for a pickle.
+    if "Object arrays" in str(error) or "Python objects" in str(error):
         return "It holds Python objects; save text as np.array(values, dtype=str)."
     return ""
 

@@ -9,7 +9,9 @@ strings becomes tokens, the UTF-8 bytes. Further arrays [N] of numbers or string
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -25,6 +27,8 @@ from avcl.data.labels import cell, check_ids, check_label, check_split, label_na
 from avcl.data.tokens import text_stream
 from avcl.errors import DataError, FeatureError, LabelError, did_you_mean
 from avcl.types import Clip, DataSpec, Kind, Source, Stream, StreamSpec
+
+log = logging.getLogger("avcl.data")
 
 
 class FeatureData(Data):
@@ -80,6 +84,7 @@ class FeatureData(Data):
                 file=where,
                 hint=next((words for words in near if words.startswith("Did")), ""),
             )
+        _warn_of_near_keys(arrays, where)
         n = len(next(iter(given.values())))
         if any(len(array) != n for array in given.values()):
             sizes = ", ".join(f"{name} {len(array)}" for name, array in given.items())
@@ -273,6 +278,14 @@ def _feature(value: Any, name: str, where: str) -> np.ndarray:
             hint="[N,D], [N,T,D], [N,H,W,D] or [N,T,H,W,D] is meant.",
         )
     return array
+
+
+def _warn_of_near_keys(arrays: Mapping[str, Any], where: str) -> None:
+    """A key that is nearly one of ours would be taken for a column of the user's own, and its split not be seen."""
+    for name in arrays:
+        near = [] if is_key(name) else difflib.get_close_matches(name.lower(), [*KEYS, *MODALITIES], n=1, cutoff=0.75)
+        if near and near[0] not in arrays:
+            log.warning('%s: the array "%s" is kept as info. Did you mean "%s"?', where, name, near[0])
 
 
 def _listed(names: Iterable[str]) -> str:

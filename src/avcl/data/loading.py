@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from avcl.data.media_data import MediaData
 from avcl.data.split import make_splits
 from avcl.errors import ConfigError, DataError, MissingFile, did_you_mean
 from avcl.media import MEDIA_SUFFIXES
+
+log = logging.getLogger("avcl.data")
 
 WORLD = "world:"
 LAYOUTS = ("auto", "manifest", "features", "plain", "classes", "splits", "paired")
@@ -64,7 +67,27 @@ def load_data(
     if split_by is not None:
         official = None
         groups = [value or f"row {id}" for value, id in zip(data.column(split_by), data.ids, strict=True)]
-    return make_splits(data, official, seed=seed, groups=groups, allow_leak=allow_leak, where=str(path))
+    splits = make_splits(data, official, seed=seed, groups=groups, allow_leak=allow_leak, where=str(path))
+    _warn_of_shared_files(splits, str(path))
+    return splits
+
+
+def _warn_of_shared_files(splits: Splits, where: str) -> None:
+    """Rows of one file (its segments, say) on both sides: no group was broken, but scores may be inflated."""
+    files = [
+        {name for row in part.rows for name in (row.video, row.audio, row.image) if name is not None}
+        for part in (splits.train, splits.test)
+        if isinstance(part, MediaData)
+    ]
+    both = sorted(set.intersection(*files)) if files else []
+    if both:
+        log.warning(
+            "%s: %d files have rows in train and in test (first: %s); scores may be inflated. "
+            "Give the rows of one file one `group`, or split by the file: --split-by video.",
+            where,
+            len(both),
+            both[0],
+        )
 
 
 def is_features(path: Path, layout: Layout = "auto") -> bool:

@@ -16,7 +16,7 @@ import torch
 from avcl.data.cache import StreamCache, stream_key
 from avcl.data.dataset import Data
 from avcl.data.labels import label_names, label_numbers
-from avcl.data.manifest import Row, Table, unknown_column
+from avcl.data.manifest import FILES, Row, Table, unknown_column
 from avcl.data.tokens import text_stream
 from avcl.data.windows import expand_row
 from avcl.errors import AvclError, ConfigError, DataError, MediaError, TooShort, did_you_mean
@@ -112,8 +112,10 @@ class MediaData(Data):
         return splits if splits and len(splits) == len(self.rows) else None
 
     def column(self, name: str) -> tuple[str | None, ...]:
-        """One cell per row of ``id``, ``label``, ``group`` or a further column; DataError where there is none."""
-        if name in ("id", "label", "group"):
+        """One cell per row of ``id``, ``label``, ``group``, ``video``, ``audio``, ``image`` or a further column;
+        DataError where there is none.
+        """
+        if name in ("id", "label", "group") or (name in FILES and any(getattr(row, name) for row in self.rows)):
             return tuple(getattr(row, name) for row in self.rows)
         if not any(name in row.info for row in self.rows):
             raise unknown_column(name, self.rows, self.where)

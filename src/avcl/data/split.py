@@ -105,7 +105,10 @@ def make_splits(
     if official is None:
         splits = list(assign_splits(groups, targets, seed=seed))
         if len(set(splits)) < len(SPLITS):
-            log.warning("%s: %d groups are too few for train, val and test", where, len(set(groups)))
+            many = len(set(groups))
+            log.warning(
+                "%s: %d %s too few for train, val and test", where, many, "group is" if many == 1 else "groups are"
+            )
     else:
         if len(official) != len(data):
             raise DataError(f"{len(official)} splits for {len(data)} rows.", file=where)

@@ -51,8 +51,6 @@ CARD = Card(
 class InfoNCEConfig(system.Config):
     """Settings of ``infonce``."""
 
-    epochs: int = 20
-    batch_size: int = 64
     learning_rate: float = 2e-3
     modalities: tuple[str, ...] = ()  # which streams; empty: all of the data
     positives: Literal["pair", "label"] = "pair"  # the own partner alone, or every clip of the same label
@@ -171,15 +169,8 @@ class InfoNCE(system.System):
         c = self.config
         if not timed or isinstance(tower, _Sequence):
             return _Pooled(tower.dim, c.width)
-        return WhatWhen(
-            tower.dim,
-            tower.sequence_dim,
-            c.width,
-            channels=c.channels,
-            steps=c.steps,
-            seconds=c.window,
-            weight=c.timing,
-        )
+        shape = {"channels": c.channels, "steps": c.steps}
+        return WhatWhen(tower.dim, tower.sequence_dim, c.width, seconds=c.window, weight=c.timing, **shape)
 
     @classmethod
     def inputs(cls, config: InfoNCEConfig) -> Inputs:

@@ -120,7 +120,7 @@ def _refuse_strangers(folder: Path) -> None:
 
 def _claim(folder: Path, world: World, container: str, force: bool) -> None:
     """Make the locked folder ready for this export: the note says what it is, leftovers of killed writers are gone."""
-    note = {"preset": world.preset, "seed": world.seed, "split": world.split, "container": container}
+    note = {"preset": world.preset.identity, "seed": world.seed, "split": world.split, "container": container}
     note = json.loads(json.dumps(jsonable({**note, "version": RENDER_VERSIONS[world.preset.scene]})))
     known = read_json(folder / _NOTE) if (folder / _NOTE).exists() else note
     if known != note:

@@ -105,7 +105,12 @@ class World(Data):
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(
-            {"world": RENDER_VERSIONS[self.preset.scene], "preset": self.preset, "seed": self.seed, "rows": self._rows}
+            {
+                "world": RENDER_VERSIONS[self.preset.scene],
+                "preset": self.preset.identity,
+                "seed": self.seed,
+                "rows": self._rows,
+            }
             | {"fresh": self.fresh, "retime": self.retime, "streams": self.modalities}
         )
 

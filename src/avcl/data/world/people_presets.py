@@ -66,9 +66,9 @@ _PRESETS: tuple[Preset, ...] = (
         fps=25.0,
         lead=(0.32, 0.5),
         disjoint=True,
-        difficulty="Who speaks? 120 identities; colors, hair, light and pose are drawn anew for every clip. Tract "
-        "length and pitch correlate .6 with head width and eye size: choosing between two strangers is "
-        "possible in about .73 of the cases at best.",
+        difficulty="Who speaks? 120 identities, others in train, val and test; colors, hair, light and pose are drawn "
+        "anew for every clip. Tract length and pitch correlate .6 with head width and eye size: choosing between two "
+        "strangers is possible in about .73 of the cases at best.",
     ),
     FacePreset(
         name="emotion",

@@ -44,7 +44,7 @@ _OBJECTS = (
         task="localization",
         radius=(6.0, 11.0),
         distractor=1.0,
-        difficulty="One sounding object and one that moves in silence, of another class; each covers 3 to 9 % of the "
+        difficulty="One sounding object and one that moves in silence, of another class; each covers 2 to 7 % of the "
         "picture. An untrained map hits either of them 6 to 32 % of the time.",
     ),
     replace(

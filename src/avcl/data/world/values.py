@@ -7,7 +7,7 @@ and its first draw is ``draw_label(preset, rng)``, so that the classes of a data
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ class Preset:
     def about(self) -> str:
         """The first sentence of ``difficulty``."""
         return self.difficulty.partition(". ")[0].rstrip(".") + "."
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the bytes of its clips: every field but the prose."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "difficulty"}
 
     @property
     def frames(self) -> int:
