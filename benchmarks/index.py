@@ -162,6 +162,30 @@ def show(result: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{name:<34} {f'{value:.3f}' if isinstance(value, float) else value}")
 
 
+def about(arguments: argparse.Namespace, versions: dict[str, str]) -> str:
+    return (
+        f"benchmarks/index.py: {arguments.vectors} vectors of {arguments.dim} dimensions, the {arguments.k} nearest, "
+        f"{arguments.threads} thread; ratios of seconds in the same run, median over rounds (aim: 1.2 of bare FAISS). "
+        f"FAISS {versions['faiss']}, NumPy {versions['numpy']}."
+    )
+
+
+def ratios(search: dict[str, Any]) -> dict[str, Any]:
+    values = ("index_ms", "faiss_ms", "numpy_ms", "index_over_faiss", "index_over_numpy")
+    rows = [
+        [name, *(round(search[key][value], 3) for value in values)]
+        for key, name in (("single", "one query"), ("batch", "a batch of queries"))
+    ]
+    columns = ["", "index ms", "FAISS ms", "NumPy ms", "of FAISS", "of NumPy"]
+    return {"title": "Search", "columns": columns, "rows": rows}
+
+
+def times(result: dict[str, Any]) -> dict[str, Any]:
+    parts = {**result["search"], **result["media"]}
+    rows = [[key.replace("_", " "), value] for key, value in parts.items() if isinstance(value, int | float)]
+    return {"title": "Times, and what was built", "columns": ["", "value"], "rows": rows}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=100_000)
@@ -176,7 +200,8 @@ def main() -> None:
     faiss.omp_set_num_threads(arguments.threads)
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        result = {
+        result: dict[str, Any] = {
+            "title": "Exact search beside bare FAISS and NumPy",
             "settings": {
                 "vectors": arguments.vectors,
                 "dim": arguments.dim,
@@ -188,7 +213,8 @@ def main() -> None:
             "search": searching(Path(folder) / "search", arguments),
             "media": building(Path(folder), arguments.files),
         }
-    show(result)
+    result |= {"about": about(arguments, result["versions"]), "tables": [ratios(result["search"]), times(result)]}
+    show({key: value for key, value in result.items() if key != "tables"})
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -60,17 +60,22 @@ def results_page() -> str:
         for table in tables:
             lines += ["", f"**{table['title']}**"] if table.get("title") else []
             lines += ["", *_table(table["columns"], table["rows"])]
+        if tables:  # the rest is for programs
+            continue
         words = {k: v for k, v in value.items() if not isinstance(v, dict | list)}
         lines += ["", *(f"- {key.replace('_', ' ')}: {_cell(word)}" for key, word in words.items())] if words else []
         for key, part in value.items():
-            if key not in words and part:
+            if key not in words and key not in RAW and part:
                 lines += ["", f"**{key.replace('_', ' ')}**", "", *_part(part)]
     return "\n".join(lines) + "\n"
 
 
+RAW = ("report", "reports", "versions", "settings", "config")  # stand in the JSON for programs; not shown here
+
+
 def _part(value: Any) -> list[str]:
-    """A list of rows as a table with a column a field; a tree as a table with a row a leaf."""
-    if isinstance(value, list):
+    """A list of small flat rows as a table with a column a field; anything else with a row a leaf."""
+    if isinstance(value, list) and all(isinstance(row, dict) and len(dict(_leaves(row))) <= 10 for row in value):
         rows = [dict(_leaves(row)) for row in value]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         return _table(columns, [[row.get(name) for name in columns] for row in rows])
@@ -78,7 +83,8 @@ def _part(value: Any) -> list[str]:
     if any(isinstance(leaf, dict) for _, leaf in leaves):
         columns = ["", "value", "interval", "chance"]
         rows = [
-            [name, *(leaf.get(c) if isinstance(leaf, dict) else leaf for c in columns[1:])] for name, leaf in leaves
+            [name, *(leaf.get(c) for c in columns[1:])] if isinstance(leaf, dict) else [name, leaf, None, None]
+            for name, leaf in leaves
         ]
         return _table(columns, rows)
     return _table(["", "value"], [list(leaf) for leaf in leaves])
@@ -88,7 +94,11 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]
     """(path, leaf) of a tree; a measured score {"value", "interval", "chance"} is one leaf."""
     if isinstance(value, dict) and not {"value", "interval"} <= value.keys():
         for key, part in value.items():
-            yield from _leaves(part, (*path, str(key)))
+            if key not in RAW:
+                yield from _leaves(part, (*path, str(key).replace("_", " ")))
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        for number, part in enumerate(value, 1):
+            yield from _leaves(part, (*path, str(number)))
     else:
         yield " · ".join(path), value
 
@@ -101,9 +111,6 @@ def _table(columns: list[str], rows: list[list[Any]]) -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, dict):
-        low, high = value["interval"]
-        return f"{value['value']:.4g} [{low:.4g}, {high:.4g}]"
     if isinstance(value, list):
         return "[" + ", ".join(_cell(v) for v in value) + "]"
     return "" if value is None else str(value)

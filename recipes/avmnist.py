@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import main, row, write_table
+from common import main, row, table, write_table
 
 import avcl
 from avcl.data.dataset import Data
@@ -95,7 +95,7 @@ def run(
                 started = time.monotonic()
                 model = avcl.train(system, train, seed=seed, settings=settings, workers=1)
                 seconds = round(time.monotonic() - started, 1)
-                report = avcl.evaluate(model, test, relevance="class", workers=1)
+                report = avcl.evaluate(model, test, relevance="class", controls=True, workers=1)
                 cell = {"test_speakers": turned[:2], "settings": settings, "train_seconds": seconds}
                 found[name].append({**cell, "scores": row(report, "mAP")})
                 shown = {d: round(s["mAP"], 4) for d, s in report.scores.items()}
@@ -104,9 +104,15 @@ def run(
         name: {d: round(float(np.mean([c["scores"][d]["mAP"]["value"] for c in cells])), 4) for d in cells[0]["scores"]}
         for name, cells in found.items()
     }
+    lines = [((name, " ".join(c["test_speakers"])), c["scores"]) for name, cells in found.items() for c in cells]
     return {
-        "what": "mAP by class, full ranking, held-out speakers; video is the image",
-        "positives": "the own pair only, in cca and infonce alike; the last row takes all of one digit as positives",
+        "title": "Spoken and written digits: infonce against cca, speakers held out",
+        "about": "FSDD sounds (training takes) paired by digit with MNIST images: mAP by class over the full ranking, "
+        "each speaker tested once, settings chosen on another speaker. Training uses the own pair only, in cca and "
+        "infonce alike; the last system takes all of one digit as positives. "
+        f"Seed {seed}; mean of the folds: infonce {mean['infonce']['mean']:.3f}, cca {mean['cca']['mean']:.3f}, "
+        f"{mean['infonce']['mean'] / mean['cca']['mean']:.2f} times.",
+        "tables": [table("", lines, "system", "speakers held out")],
         "mean_over_folds": mean,
         "infonce_over_cca": round(mean["infonce"]["mean"] / mean["cca"]["mean"], 3),
         "folds": found,

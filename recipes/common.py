@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,33 @@ def main(recipe: Recipe, *folders: str, result: str) -> None:
 
 
 def row(report: Report, *metrics: str) -> dict[str, Any]:
-    """{direction: {metric: value, interval, chance}} of a report, four decimals."""
+    """{direction: {metric: value, interval, chance, and the controls that were scored}} of a report, four decimals."""
+    controls = {"untrained": report.untrained, "wrong_partner": report.wrong_partner}
     return {
         direction: {
             metric: {
                 "value": round(values[metric], 4),
                 "interval": [round(x, 4) for x in report.interval[direction][metric]],
                 "chance": round(report.chance[direction][metric], 4),
+                **{name: round(scores[direction][metric], 4) for name, scores in controls.items() if scores},
             }
             for metric in metrics
         }
         for direction, values in report.scores.items()
     }
+
+
+def table(title: str, cells: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], *heads: str) -> dict[str, Any]:
+    """A table for docs/results.md: for each (what, row of scores) a line a direction and metric, led by ``what``."""
+    figures = ("value", "interval", "chance", "untrained", "wrong_partner")
+    rows = [
+        [*what, direction.replace("_", " "), metric, *(cell.get(name) for name in figures)]
+        for what, scores in cells
+        for direction, metrics in scores.items()
+        for metric, cell in metrics.items()
+    ]
+    columns = [*heads, "direction", "metric", *(name.replace("_", " ") for name in figures)]
+    return {"title": title, "columns": columns, "rows": rows}
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -49,12 +49,16 @@ def build(
         )
 
 
-def update(folder: Media, *, model: Model | Media | None = None, progress: bool = False) -> dict[str, Any]:
-    """Embed new and changed files, drop those that are gone. Returns the counts."""
+def update(
+    folder: Media, *, model: Model | Media | None = None, media: Media | None = None, progress: bool = False
+) -> dict[str, Any]:
+    """Embed new and changed files, drop those that are gone. Returns the counts. ``media``, ``model``: where they are
+    now, if they have moved; remembered from then on.
+    """
     embedder = _model_of(folder, model)
     place = _model(model)[1] if model is not None else None
     with _shown(progress) as show:
-        return index.update(folder, embedder, model_path=place, progress=show)
+        return index.update(folder, embedder, media=media, model_path=place, progress=show)
 
 
 @contextmanager

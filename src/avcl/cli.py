@@ -34,14 +34,21 @@ def run(tokens: list[str]) -> int:
     """Run one command line; the exit status."""
     as_json, loud = "--json" in tokens, "-vv" in tokens
     try:
+        return _run(tokens, as_json=as_json, loud=loud)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        sys.stderr.close()
+        return 0
+
+
+def _run(tokens: list[str], *, as_json: bool, loud: bool) -> int:
+    try:
         return int(_app()(tokens, print_error=False, exit_on_error=False, result_action="return_value") or 0)
     except AvclError as error:
         return _fail(error, as_json=as_json, loud=loud)
     except CycloptsError as error:
         return _fail(_usage(error), as_json=as_json, loud=loud)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a folder that may not be written, a full disk
         return _fail(_refused(error), as_json=as_json, loud=loud)
     except KeyboardInterrupt:

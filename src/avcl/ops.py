@@ -218,7 +218,6 @@ class World(Op):
             seed=self.seed,
             container=self.container,
             workers=self.workers,
-            select=self.select,
             force=self.force,
             progress=progress,
         )
@@ -250,6 +249,7 @@ class Train(_ReadsData):
             out=self.out,
             on_error=self.on_error,
             workers=self.workers,
+            select=self.select,
             force=self.force,
             progress=progress,
         )
@@ -355,12 +355,13 @@ class IndexUpdate(Op):
     name: ClassVar[str] = "index update"
     positional: ClassVar[tuple[str, ...]] = ("index",)
     index: Path = Field(description="index folder")
+    media: Path | None = Field(None, description="the folder of the media, if it has moved")
     model: Path | None = Field(None, description="the model's folder, if it has moved")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
         from avcl import archive
 
-        yield archive.update(self.index, model=self.model, progress=progress)
+        yield archive.update(self.index, model=self.model, media=self.media, progress=progress)
 
 
 class IndexRemove(Op):

@@ -21,7 +21,9 @@ def media_root(media: str | Path) -> Path:
     root = Path(media).absolute()
     if not root.exists():
         raise MissingFile(
-            "there is no such folder.", file=media, hint="Check the path; if the media moved, say where to."
+            "there is no such folder.",
+            file=media,
+            hint="Check the path; if the media of an index have moved: avcl index update IDX --media FOLDER.",
         )
     if not root.is_dir():
         raise MissingFile("this is a file; an index is made of a folder.", file=media, hint="Name the folder it is in.")
