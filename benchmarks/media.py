@@ -189,9 +189,9 @@ def main() -> None:
     ratios = [[row["file"], *(round(row[key], 2) for key in keys)] for row in rows]
     result = {
         "title": "Decode + log-mel + resize beside a bare decode and the naive way",
-        "about": "benchmarks/media.py: ratios of media seconds per second, in the same run: to PyAV's bare decode of the same "
-        "files (aim 0.8), and to decoding every full-size frame to RGB, resizing it and librosa's mel (aim 3); pictures at "
-        f"8 a second or all of them, {arguments.size} pixels, {arguments.threads} thread, PyAV {av.__version__}.",
+        "about": "benchmarks/media.py: ratios of media seconds per second in the same run, to PyAV's bare decode of "
+        "the same files (aim 0.8) and to decoding every full-size frame to RGB, resizing it and librosa's mel (aim 3). "
+        f"Pictures at 8 a second or all, {arguments.size} pixels, {arguments.threads} thread, PyAV {av.__version__}.",
         "tables": [
             {
                 "title": "",

@@ -70,6 +70,7 @@ def results_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+SCORE = {"value", "interval", "chance", "untrained", "wrong_partner"}
 RAW = ("report", "reports", "versions", "settings", "config")  # stand in the JSON for programs; not shown here
 
 
@@ -92,7 +93,7 @@ def _part(value: Any) -> list[str]:
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """(path, leaf) of a tree; a measured score {"value", "interval", "chance"} is one leaf."""
-    if isinstance(value, dict) and not {"value", "interval"} <= value.keys():
+    if isinstance(value, dict) and not {"value", "interval"} <= value.keys() <= SCORE:
         for key, part in value.items():
             if key not in RAW:
                 yield from _leaves(part, (*path, str(key).replace("_", " ")))

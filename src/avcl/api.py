@@ -17,10 +17,10 @@ from avcl import discover
 from avcl.data import Loader, load_data
 from avcl.data.dataset import Data, Splits
 from avcl.environment import cores, threads_beside, versions
-from avcl.errors import CapabilityError, ConfigError, DataError, ExistsError
+from avcl.errors import CapabilityError, ConfigError, DataError, ExistsError, did_you_mean
 from avcl.files import PART
 from avcl.loop import fit
-from avcl.model import Media, Model
+from avcl.model import Media, Model, check_streams
 from avcl.report import write_html
 from avcl.seeds import seeded
 from avcl.system import Embeds, System
@@ -65,12 +65,19 @@ def train(
     config = cls.Config.from_json(settings or {})
     splits = load_data(data, seed=seed) if isinstance(data, str | Path) else data if isinstance(data, Splits) else None
     part = splits.train if splits is not None else data
-    assert isinstance(part, Data)
+    if not isinstance(part, Data):
+        raise ConfigError(f"data is a {type(data).__name__}.", hint="Give a path, or what load_data returned.")
     val = splits.val if splits is not None and val is None else val
     workers = _workers(workers, part)
     folder = None if out is None else _run_folder(Path(out), force=force)
     started = time.monotonic()
 
+    if len(part.modalities) < 2:
+        raise DataError(
+            f"every clip has {' and '.join(part.modalities) or 'nothing'} alone; two of sound, picture, text are needed.",
+            file=data if isinstance(data, str | Path) else None,
+            hint="Give files that have both, or a manifest with a column for each.",
+        )
     inputs = cls.inputs(config)
     part = part.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress)
     if len(part) < 2:
@@ -82,6 +89,8 @@ def train(
         )
     if val is not None:
         val = val.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress) if len(val) else None
+        if val is not None:
+            check_streams(part.spec, val.spec)
     with seeded(seed, "init"):
         network = cls(config, part.spec)
     with threads_beside(workers):
@@ -197,7 +206,7 @@ def evaluate(
     part, split_name, leaking = _rows(model, data, split)
     workers = _workers(workers, part)
     part = part.configure(model.inputs).prepare(workers=workers, on_error=on_error, progress=progress)
-    model.require_data(part.spec)
+    check_streams(model.spec, part.spec)
     predictions = predict(model.system, part, Retrieval(), batch_size=64, workers=workers)
     untrained = predict(_untrained(model), part, Retrieval(), batch_size=64, workers=workers) if controls else None
 
@@ -245,6 +254,9 @@ def _rows(model: Model, data: Data | Splits | Media, split: str | None) -> tuple
     if isinstance(data, Data):
         return data, data.split, 0
     splits = load_data(data) if isinstance(data, str | Path) else data
+    names = ("train", "val", "test", "all")
+    if split is not None and split not in names:
+        raise ConfigError(f'"{split}" is not a split.', hint=did_you_mean(split, names))
     record = model.meta.get("split") or {}
     same = record.get("data") == splits.all.fingerprint and "test" in record
     ours = same and (not splits.official or bool(record.get("overridden")))  # else rows trained on would be scored

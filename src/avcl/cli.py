@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -20,6 +22,7 @@ from pydantic_core import PydanticUndefined
 
 from avcl import __version__
 from avcl.errors import AvclError, ConfigError, did_you_mean
+from avcl.files import PART
 from avcl.ops import VERBS, Op
 
 ABOUT = "Deep audio-visual correlation learning: train, measure, index and search sound and picture in one space."
@@ -34,21 +37,14 @@ def run(tokens: list[str]) -> int:
     """Run one command line; the exit status."""
     as_json, loud = "--json" in tokens, "-vv" in tokens
     try:
-        return _run(tokens, as_json=as_json, loud=loud)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        sys.stderr.close()
-        return 0
-
-
-def _run(tokens: list[str], *, as_json: bool, loud: bool) -> int:
-    try:
         return int(_app()(tokens, print_error=False, exit_on_error=False, result_action="return_value") or 0)
     except AvclError as error:
         return _fail(error, as_json=as_json, loud=loud)
     except CycloptsError as error:
         return _fail(_usage(error), as_json=as_json, loud=loud)
     except BrokenPipeError:
-        raise
+        _stop_writing()
+        return 0
     except OSError as error:  # a folder that may not be written, a full disk
         return _fail(_refused(error), as_json=as_json, loud=loud)
     except KeyboardInterrupt:
@@ -172,6 +168,8 @@ def _refused(error: OSError) -> ConfigError:
     """What the operating system refused, in its words and with the file it is about."""
     words = (error.strerror or type(error).__name__).lower()
     name = error.filename2 or error.filename
+    if name is not None and Path(str(name)).name.startswith(PART):  # a temporary file: its folder is what is meant
+        name = Path(str(name)).parent
     return ConfigError(
         f"{words}.",
         file=None if name is None else str(name),
@@ -186,8 +184,16 @@ def _fail(error: AvclError, *, as_json: bool, loud: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     print(error, file=sys.stderr)
     if as_json:
-        print(json.dumps(error.as_dict()), flush=True)
+        try:
+            print(json.dumps(error.as_dict()), flush=True)
+        except BrokenPipeError:
+            _stop_writing()
     return error.exit
+
+
+def _stop_writing() -> None:
+    """The reader of our output went away, as ``| head`` does: what is still to be flushed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

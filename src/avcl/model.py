@@ -108,24 +108,6 @@ class Model:
                 hint="Train one on media, or embed arrays of such features.",
             )
 
-    def require_data(self, spec: DataSpec) -> None:
-        """FeatureError or CapabilityError unless every stream of the data that this model knows is as it was trained
-        on."""
-        for name, known in self.spec.streams.items():
-            given = spec.streams.get(name)
-            if given is None:
-                continue
-            if given.kind != known.kind:
-                raise CapabilityError(
-                    f"this model was trained on {_steps(known)} as {name}, and the data have {_steps(given)}.",
-                    hint="Score it on data like those it was trained on.",
-                )
-            if given.shape != known.shape:
-                raise FeatureError(
-                    f"{name} has {_steps(given)}, but this model was trained on {_steps(known)}.",
-                    hint="Score it on data like those it was trained on.",
-                )
-
     @property
     def device(self) -> torch.device:
         first = next((t for t in (*self.system.parameters(), *self.system.buffers())), None)
@@ -226,6 +208,18 @@ class Model:
             channels=wanted.channels,
             modalities=(modality,),
         )
+
+
+def check_streams(known: DataSpec, given: DataSpec) -> None:
+    """FeatureError or CapabilityError unless every stream of ``given`` that a model of ``known`` has is as there."""
+    hint = "Give data like those it was trained on."
+    for name, one in known.streams.items():
+        two = given.streams.get(name, one)
+        if two.kind != one.kind:
+            what = f"the model was made for {_steps(one)} as {name}, and the data have {_steps(two)}."
+            raise CapabilityError(what, hint=hint)
+        if two.shape != one.shape:
+            raise FeatureError(f"{name} has {_steps(two)}, but the model was made for {_steps(one)}.", hint=hint)
 
 
 def _steps_of(value: Array, known: StreamSpec) -> Tensor | None:

@@ -50,26 +50,27 @@ class Phase:
     end: float = 1.0
 
 
-_MAX = sys.float_info.max
-# The values that the one loop can work with: (field of Config, least, greatest).
-_RANGES = (
-    ("epochs", 0, _MAX),
-    ("batch_size", 1, _MAX),
-    ("learning_rate", 0.0, _MAX),
-    ("weight_decay", 0.0, _MAX),
-    ("warmup", 0.0, 1.0),
-    ("clip_norm", 0.0, _MAX),
-    ("ema", 0.0, 1.0),
-    ("patience", 0, _MAX),
-)
+MAX = sys.float_info.max
 
 
 @dataclass(frozen=True)
 class Config:
     """The table of hyper-parameters: a frozen dataclass of plain values. ``tiny()`` is what tests and demos can afford.
 
-    The fields below are those of the optimization, which the one loop reads; systems add their own.
+    The fields below are those of the optimization, which the one loop reads; systems add their own. ``ranges``: least
+    and greatest value of a number (of every number of a tuple), extended by systems.
     """
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "epochs": (0, MAX),
+        "batch_size": (1, MAX),
+        "learning_rate": (0.0, MAX),
+        "weight_decay": (0.0, MAX),
+        "warmup": (0.0, 1.0),
+        "clip_norm": (0.0, MAX),
+        "ema": (0.0, 1.0),
+        "patience": (0, MAX),
+    }
 
     epochs: int = 20
     batch_size: int = 64
@@ -82,11 +83,11 @@ class Config:
     precision: str = "no"  # "no" (float32) or "bf16" (autocast)
 
     def __post_init__(self) -> None:
-        """ConfigError for a value that no training can have; a subclass with checks of its own calls this too."""
-        for name, low, high in _RANGES:
+        """ConfigError for a value that no training can have."""
+        for name, (low, high) in self.ranges.items():
             value = getattr(self, name)
-            if not low <= value <= high:  # NaN is in no range
-                bounds = f"at least {low:g}" if high == _MAX else f"from {low:g} to {high:g}"
+            if not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,))):  # NaN never is
+                bounds = f"at least {low:g}" if high == MAX else f"from {low:g} to {high:g}"
                 raise ConfigError(f"{name} = {value} must be {bounds}.")
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -213,6 +214,20 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "audio.npy", ARRAYS["id"].astype(object))
     with pytest.raises(FeatureError, match="dtype=str"):
         load_data(tmp_path)
+
+
+def test_any_bytes_are_not_called_objects(tmp_path: Path) -> None:
+    (tmp_path / "f.npz").write_bytes(b"hello")
+    with pytest.raises(FeatureError) as raised:
+        load_features(tmp_path / "f.npz")
+    assert raised.value.hint == ""
+
+
+def test_a_key_that_is_nearly_ours_is_named(tmp_path: Path, caplog) -> None:
+    arrays = {name: ARRAYS[name] for name in ("audio", "video")}
+    with caplog.at_level(logging.WARNING, logger="avcl.data"):
+        load_data(as_npz(tmp_path, {**arrays, "splits": ARRAYS["split"], "speaker": ARRAYS["group"]}))
+    assert caplog.messages == [f'{tmp_path / "f.npz"}: the array "splits" is kept as info. Did you mean "split"?']
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", ".mat", ".npy"])

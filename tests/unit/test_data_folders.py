@@ -32,6 +32,11 @@ def test_plain(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read_folder(tmp_path).rows[0].video == str(tmp_path / "a.MOV")
 
 
+def test_files_that_differ_in_the_suffix_alone_are_two_rows_of_one_group(tmp_path: Path) -> None:
+    found = read_folder(make(tmp_path, "a.mp4", "a.mov", "b.mp4")).rows
+    assert [(row.id, row.group) for row in found] == [("a.mov", "a"), ("a.mp4", "a"), ("b", "b")]
+
+
 def test_plain_of_sounds_and_of_pictures(tmp_path: Path) -> None:
     (row,) = read_folder(make(tmp_path / "s", "a.wav")).rows
     assert (row.audio, row.video) == (str(tmp_path / "s" / "a.wav"), None)
@@ -111,8 +116,8 @@ def test_paired_mistakes(tmp_path: Path) -> None:
 def test_mistakes_of_the_whole(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not one media file"):
         read_folder(make(tmp_path / "empty", "readme.txt"))
-    with pytest.raises(DataError, match='the id "a" stands twice'):
-        read_folder(make(tmp_path / "twice", "a.mp4", "a.webm"))
+    with pytest.raises(DataError, match=r'the id "a\.mp4" stands twice'):
+        read_folder(make(tmp_path / "twice", "a.mp4", "a.webm", "a.mp4.mov"))
     with pytest.raises(DataError, match="stands in no class folder"):
         read_folder(make(tmp_path / "loose", "dog/a.mp4", "b.mp4"), "classes")
     with pytest.raises(DataError, match='"dog" is not a split'):

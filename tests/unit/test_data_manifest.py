@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from avcl.data import read_manifest
+from avcl.data import load_data, read_manifest
 from avcl.errors import DataError, LabelError, MissingFile
 
 ROWS = [
@@ -156,3 +156,23 @@ def test_not_a_manifest(tmp_path: Path) -> None:
         read_manifest(path)
     with pytest.raises(DataError, match="not a manifest"):
         read_manifest(write(tmp_path, "csv", ROWS).rename(tmp_path / "m.xlsx"))
+
+
+def test_a_cell_is_one_value(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"id": 1, "video": ["a.mp4", "b.mp4"]}\n')
+    with pytest.raises(DataError, match=r"m\.jsonl:1: video is a list"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+def test_segments_of_one_file_on_both_sides_are_said_and_can_be_kept_together(tmp_path: Path, caplog) -> None:
+    rows = [f"{f}-{s},{f}.mp4,{f}.wav,{s},{s + 1}" for f in range(8) for s in range(3)]
+    (tmp_path / "m.csv").write_text("id,video,audio,start,end\n" + "\n".join(rows) + "\n")
+    with caplog.at_level(logging.WARNING, logger="avcl.data"):
+        load_data(tmp_path / "m.csv")
+    assert any("rows in train and in test" in message for message in caplog.messages)
+    caplog.clear()
+    splits = load_data(tmp_path / "m.csv", split_by="video")
+    assert not caplog.messages
+    assert not {r.video for r in splits.train.rows} & {r.video for r in splits.test.rows}
+    with pytest.raises(DataError, match="image"):
+        load_data(tmp_path / "m.csv", split_by="image")

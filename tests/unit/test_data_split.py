@@ -84,6 +84,12 @@ def test_without_val_a_tenth_of_train_by_groups() -> None:
     assert make_splits(rows, rows.official, seed=1).val.ids == splits.val.ids
 
 
+def test_two_rows_to_train_on_stay_two() -> None:
+    rows = {"audio": np.zeros((4, 1)), "video": np.zeros((4, 1))}
+    splits = make_splits(FeatureData.from_arrays(rows), ["train", "train", "test", "test"])
+    assert [len(splits.part(name)) for name in ("train", "val", "test")] == [2, 0, 2]
+
+
 def test_official_splits_are_kept_even_where_one_is_missing() -> None:
     rows = data(["val"] * 3 + ["test"] * 4)
     splits = make_splits(rows, rows.official)

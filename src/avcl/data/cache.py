@@ -169,7 +169,8 @@ class StreamCache:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            log.warning("%s: the cache cannot be written (%s); set AVCL_CACHE to another folder", self.folder, error)
+            why = getattr(error, "strerror", None) or type(error).__name__
+            log.warning("%s: the cache cannot be written (%s); set AVCL_CACHE to another folder", self.folder, why)
 
 
 def stream_key(contents: Iterable[str], preprocessing: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -32,6 +33,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise MissingFile("there is no such file.", file=path)
+    if not os.access(path, os.R_OK):
+        raise MissingFile("may not be read.", file=path, hint="Check its permissions.")
     if path.is_dir():
         return _folder(path)
     readers = {".npz": _npz, ".h5": _h5, ".hdf5": _h5, ".mat": _mat}

@@ -11,13 +11,16 @@
               classes.
 * ``classes`` otherwise: the name of each sub-folder with media is the label of everything below it.
 
-The id is the path below the folder without suffix. Names that begin with a dot are passed over.
+The id is the path below the folder without suffix (with it where two files differ in nothing else: they are one group).
+Names that begin with a dot are passed over.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +47,7 @@ def read_folder(folder: str | Path, layout: Layout = "auto") -> Table:
     chosen = recognize(folder, files) if layout == "auto" else layout
     log.info("%s: read as layout %s", folder, chosen)
     rows = _splits(folder, files) if chosen == "splits" else _rows(folder, files, chosen)
+    rows = _told_apart(rows)
     classes = labels_file(folder)
     for row in rows:
         check_label(row.label, classes, row.file)
@@ -131,6 +135,13 @@ def _row(folder: Path, file: Path, prefix: str, *, split: str | None = None, lab
     column = "video" if suffix in VIDEO_SUFFIXES else "audio" if suffix in AUDIO_SUFFIXES else "image"
     given: dict[str, Any] = {column: str(folder / file)}
     return Row(id=prefix + _stem(file), **given, split=split, label=label)
+
+
+def _told_apart(rows: list[Row]) -> list[Row]:
+    """Files that differ in their suffix alone (a.mov, a.mp4) keep it in their ids and are one group, for they are most
+    likely the same."""
+    stems = Counter(row.id for row in rows)
+    return [replace(row, id=row.id + Path(row.file).suffix) if stems[row.id] > 1 else row for row in rows]
 
 
 def _stem(file: Path) -> str:

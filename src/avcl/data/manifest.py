@@ -12,6 +12,7 @@ import difflib
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,8 @@ def read_manifest(path: str | Path) -> Table:
     path = Path(path)
     if not path.is_file():
         raise MissingFile("there is no such file.", file=path)
+    if not os.access(path, os.R_OK):
+        raise MissingFile("may not be read.", file=path, hint="Check its permissions.")
     readers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:

@@ -95,9 +95,9 @@ def make_splits(
 ) -> Splits:
     """The parts of ``data``: the ``official`` split of each row, or a seeded group-aware 80/10/10 where that is None.
 
-    An official split without val gives a seeded group-aware tenth of train as val (the rest is train). ``groups``
-    (default: the data's own) is what is kept together. LeakError: a group stands in more than one official split,
-    unless ``allow_leak``.
+    An official split without val gives a seeded group-aware tenth of train as val (the rest is train; none where train
+    has fewer than three groups). ``groups`` (default: the data's own) is what is kept together. LeakError: a group
+    stands in more than one official split, unless ``allow_leak``.
     """
     groups = data.groups if groups is None else groups
     targets = data.targets
@@ -127,9 +127,10 @@ def make_splits(
                 )
         if "val" not in splits and "train" in splits:
             train = [i for i, split in enumerate(splits) if split == "train"]
-            inner = assign_splits(
-                [groups[i] for i in train], [targets[i] for i in train], seed=seed, ratios=WITHOUT_TEST
-            )
+            names = [groups[i] for i in train]
+            # One of two groups is no tenth, and what is left may be too little to train on: no val then.
+            ratios = WITHOUT_TEST if len(set(names)) > 2 else {"train": 1.0}
+            inner = assign_splits(names, [targets[i] for i in train], seed=seed, ratios=ratios)
             for i, split in zip(train, inner, strict=True):
                 splits[i] = split
     parts = {name: data.subset([i for i, s in enumerate(splits) if s == name], split=name) for name in SPLITS}

@@ -74,10 +74,13 @@ def build(
             different.append("media")
         if different:
             name = different[0]
+            hint = "Choose another --out, or give the settings of the index."
+            if name == "media":
+                hint = "Choose another --out; if the media have moved: avcl index update IDX --media FOLDER."
             raise ExistsError(
                 f"this is an index with {name} = {getattr(known, name)}, not {getattr(wanted, name)}."[:180],
                 file=folder,
-                hint="Choose another --out, or give the settings of the index.",
+                hint=hint,
             )
     else:
         if not listing(root):

@@ -23,7 +23,7 @@ from avcl import system
 from avcl.encoders.statistics import summarize, summary_dim
 from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.objectives.correlation import Moments, add_moments, canonical_directions
-from avcl.system import Step
+from avcl.system import MAX, Step
 from avcl.types import Batch, Card, DataSpec, Inputs
 
 CARD = Card(
@@ -55,6 +55,16 @@ class CCAConfig(system.Config):
     size: tuple[int, ...] = (64, 64)
     sample_rate: int = 16_000
     window: float = 3.0
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **system.Config.ranges,
+        "components": (1, MAX),
+        "ridge": (0.0, MAX),
+        "fps": (0.1, 1000),
+        "size": (8, 8192),
+        "sample_rate": (1000, 384_000),
+        "window": (0.02, MAX),
+    }
 
     @classmethod
     def tiny(cls) -> Self:

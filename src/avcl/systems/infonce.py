@@ -31,7 +31,7 @@ from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.nn.pooling import masked_max, masked_mean
 from avcl.nn.projection import WhatWhen
 from avcl.objectives.contrastive import info_nce
-from avcl.system import Step
+from avcl.system import MAX, Step
 from avcl.types import Batch, Card, DataSpec, Inputs, Stream, StreamSpec
 
 CARD = Card(
@@ -67,6 +67,23 @@ class InfoNCEConfig(system.Config):
     size: tuple[int, ...] = (64, 64)
     sample_rate: int = 16_000
     window: float = 3.0
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **system.Config.ranges,
+        "temperature": (0.01, MAX),  # 1/τ is kept below 100
+        "width": (1, MAX),
+        "channels": (1, MAX),
+        "steps": (1, MAX),
+        "timing": (0.0, 1.0),
+        "hidden": (1, MAX),
+        "depth": (0, 100),
+        "dropout": (0.0, 0.99),
+        "frames": (1, MAX),
+        "fps": (0.1, 1000),
+        "size": (8, 8192),
+        "sample_rate": (1000, 384_000),
+        "window": (0.02, MAX),
+    }
 
     @classmethod
     def tiny(cls) -> Self:
