@@ -74,7 +74,7 @@ def train(
 
     if len(part.modalities) < 2:
         raise DataError(
-            f"every clip has {' and '.join(part.modalities) or 'nothing'} alone; two of sound, picture, text are needed.",
+            f"the clips have only {', '.join(part.modalities) or 'nothing'}; two of sound, picture, text are needed.",
             file=data if isinstance(data, str | Path) else None,
             hint="Give files that have both, or a manifest with a column for each.",
         )
