@@ -51,7 +51,8 @@ def demo(
 
     epochs = max(1, round(steps / STEPS_PER_EPOCH))
     per_epoch = BATCH * max(1, steps // epochs)
-    say(f"training infonce on {epochs * per_epoch} fresh clips of the world ({steps} steps of {BATCH})")
+    total = epochs * per_epoch
+    say(f"training infonce on {total} fresh clips of the world ({total // BATCH} steps of {BATCH})")
     fresh = World(PRESET, clips=per_epoch, seed=seed, split="train", fresh=True, retime=RETIME)
     val = World(PRESET, clips=100, seed=seed, split="val")
     test = World(PRESET, clips=clips, seed=seed, split="test")

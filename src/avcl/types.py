@@ -301,20 +301,27 @@ class Report:
         return cls(**{**rest, "scores": scores, "interval": interval})
 
     def table(self) -> str:
-        """The scores as a plain text table: value, 95 % interval, chance (and the untrained copy where it was
-        measured).
+        """The scores as plain text: a line a metric, a column a direction with value and 95 % interval, and the mean of
+        chance (and of the controls, where they were scored) beside them.
         """
-        lines = []
-        for direction, row in self.scores.items():
-            for metric, value in row.items():
-                low, high = self.interval.get(direction, {}).get(metric, (float("nan"), float("nan")))
-                chance = self.chance.get(direction, {}).get(metric, float("nan"))
-                line = f"{direction:<16} {metric:<8} {value:8.4f}  [{low:.4f}, {high:.4f}]  chance {chance:.4f}"
-                if metric in self.untrained.get(direction, {}):
-                    line += f"  untrained {self.untrained[direction][metric]:.4f}"
-                lines.append(line)
-        head = f"{self.system} · {self.n_scored} of {self.n_official} scored · task {self.task} · data {self.data}"
-        return "\n".join([head, *lines])
+        lines = [f"{self.system} · {self.n_scored} of {self.n_official} scored · task {self.task} · data {self.data}"]
+        beside = {"chance": self.chance, "untrained": self.untrained, "wrong partner": self.wrong_partner}
+        beside = {name: scores for name, scores in beside.items() if "mean" in scores}
+        directions = list(self.scores)
+        for at in range(0, len(directions), 3):  # six directions of three modalities: two blocks
+            block = directions[at : at + 3]
+            lines.append(
+                f"{'':9}" + "".join(f"{d:<26}" for d in block) + "".join(f"{name:<15}" for name in beside).rstrip()
+            )
+            for metric in self.scores[block[0]]:
+                cells = [self._cell(direction, metric) for direction in block]
+                means = [f"{scores['mean'][metric]:<15.4g}" for scores in beside.values()]
+                lines.append(f"{metric:<9}" + "".join(f"{c:<26}" for c in cells) + "".join(means).rstrip())
+        return "\n".join(lines)
+
+    def _cell(self, direction: str, metric: str) -> str:
+        value, span = self.scores[direction][metric], self.interval.get(direction, {}).get(metric)
+        return f"{value:.4g}" + (f" [{span[0]:.3g}, {span[1]:.3g}]" if span is not None else "")
 
     __str__ = table
 
