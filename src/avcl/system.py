@@ -131,6 +131,45 @@ def _coerce(key: str, given: Any, default: Any) -> Any:
     raise ConfigError(f"{key} = {given!r} is not a {type(default).__name__} (default: {default!r}).")
 
 
+@dataclass(frozen=True)
+class MediaConfig(Config):
+    """Config of a system that can learn from media: which streams it reads, and how they are decoded for it."""
+
+    modalities: tuple[str, ...] = ()  # which streams; empty: all of the data
+    fps: float = 8.0
+    size: tuple[int, ...] = (64, 64)  # height, width; one number: a square
+    sample_rate: int = 16_000
+    window: float = 3.0  # seconds of a clip
+
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        **Config.ranges,
+        "fps": (0.1, 1000),
+        "size": (8, 8192),
+        "sample_rate": (1000, 384_000),
+        "window": (0.02, MAX),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.size) not in (1, 2):
+            raise ConfigError(f"size = {self.size} must be height and width, or one number.")
+
+    @property
+    def decoding(self) -> Inputs:
+        height, width = self.size if len(self.size) == 2 else self.size * 2
+        return Inputs(fps=self.fps, size=(height, width), sample_rate=self.sample_rate, window=self.window)
+
+    def chosen(self, spec: DataSpec) -> tuple[str, ...]:
+        """The streams of the data that are learned from; ConfigError unless there are two or more."""
+        names = self.modalities or tuple(spec.streams)
+        for name in names:
+            if name not in spec.streams:
+                raise ConfigError(f'the data has no modality "{name}".', hint=did_you_mean(name, set(spec.streams)))
+        if len(names) < 2:
+            raise ConfigError(f"two modalities are needed, not {', '.join(names) or 'none'} alone.")
+        return names
+
+
 AnyConfig = Config  # the base class, under a name that the attribute ``System.Config`` does not hide
 
 
@@ -149,7 +188,7 @@ class System(nn.Module, ABC):
     @classmethod
     def inputs(cls, config: Any) -> Inputs:
         """How media must be decoded for this configuration."""
-        return Inputs()
+        return config.decoding if isinstance(config, MediaConfig) else Inputs()
 
     @abstractmethod
     def encode(self, batch: Batch) -> Mapping[str, Tensor]:

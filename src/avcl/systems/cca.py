@@ -23,8 +23,8 @@ from avcl import system
 from avcl.encoders.statistics import summarize, summary_dim
 from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.objectives.correlation import Moments, add_moments, canonical_directions
-from avcl.system import MAX, Step
-from avcl.types import Batch, Card, DataSpec, Inputs
+from avcl.system import MAX, MediaConfig, Step
+from avcl.types import Batch, Card, DataSpec
 
 CARD = Card(
     title="Regularized linear canonical correlation analysis",
@@ -44,26 +44,17 @@ CARD = Card(
 
 
 @dataclass(frozen=True)
-class CCAConfig(system.Config):
+class CCAConfig(MediaConfig):
     """Settings of ``cca``; those of the optimization are not used."""
 
-    modalities: tuple[str, ...] = ()  # which streams; empty: all of the data
     components: int = 10  # dimension of the common space, at most the smallest feature width
     ridge: float = 0.1  # of the mean eigenvalue of each covariance
     standardize: bool = False  # features too to unit variance, as media always are
-    fps: float = 8.0
-    size: tuple[int, ...] = (64, 64)
-    sample_rate: int = 16_000
-    window: float = 3.0
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **system.Config.ranges,
+        **MediaConfig.ranges,
         "components": (1, MAX),
         "ridge": (0.0, MAX),
-        "fps": (0.1, 1000),
-        "size": (8, 8192),
-        "sample_rate": (1000, 384_000),
-        "window": (0.02, MAX),
     }
 
     @classmethod
@@ -103,27 +94,13 @@ class CCA(system.System):
 
     def __init__(self, config: CCAConfig, spec: DataSpec):
         super().__init__(config, spec)
-        self.modalities = config.modalities or tuple(spec.streams)
-        for name in self.modalities:
-            if name not in spec.streams:
-                raise ConfigError(f'the data has no modality "{name}".', hint=did_you_mean(name, set(spec.streams)))
-        if len(self.modalities) < 2:
-            raise ConfigError(f"cca needs two modalities, the data has {', '.join(self.modalities) or 'none'}.")
-        if config.components < 1 or not config.ridge >= 0:
-            raise ConfigError(
-                f"components = {config.components} must be at least 1, ridge = {config.ridge} at least 0."
-            )
+        self.modalities = config.chosen(spec)
         self.sizes = tuple(summary_dim(spec.streams[name], len(spec.vocabulary)) for name in self.modalities)
         self.components = min(config.components, *self.sizes)
         self.project = nn.ModuleDict(
             {n: _Projection(size, self.components) for n, size in zip(self.modalities, self.sizes, strict=True)}
         )
         self.register_buffer("correlation", torch.zeros(self.components, dtype=torch.float64))
-
-    @classmethod
-    def inputs(cls, config: CCAConfig) -> Inputs:
-        height, width = (*config.size, *config.size)[:2]
-        return Inputs(fps=config.fps, size=(height, width), sample_rate=config.sample_rate, window=config.window)
 
     # ------------------------------------------------------------------------------------------------- the closed form
     @torch.no_grad()

@@ -31,8 +31,8 @@ from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.nn.pooling import masked_max, masked_mean
 from avcl.nn.projection import WhatWhen
 from avcl.objectives.contrastive import info_nce
-from avcl.system import MAX, Step
-from avcl.types import Batch, Card, DataSpec, Inputs, Stream, StreamSpec
+from avcl.system import MAX, MediaConfig, Step
+from avcl.types import Batch, Card, DataSpec, Stream, StreamSpec
 
 CARD = Card(
     title="Two towers under symmetric InfoNCE",
@@ -48,11 +48,10 @@ CARD = Card(
 
 
 @dataclass(frozen=True)
-class InfoNCEConfig(system.Config):
+class InfoNCEConfig(MediaConfig):
     """Settings of ``infonce``."""
 
     learning_rate: float = 2e-3
-    modalities: tuple[str, ...] = ()  # which streams; empty: all of the data
     positives: Literal["pair", "label"] = "pair"  # the own partner alone, or every clip of the same label
     temperature: float = 0.07  # at the start
     width: int = 128  # of the pooled part of the embedding
@@ -63,13 +62,9 @@ class InfoNCEConfig(system.Config):
     depth: int = 1  # hidden layers of the feature towers
     dropout: float = 0.1  # in the feature towers
     frames: int = 4  # full-size frames that the picture tower looks at
-    fps: float = 8.0
-    size: tuple[int, ...] = (64, 64)
-    sample_rate: int = 16_000
-    window: float = 3.0
 
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
-        **system.Config.ranges,
+        **MediaConfig.ranges,
         "temperature": (0.01, MAX),  # 1/τ is kept below 100
         "width": (1, MAX),
         "channels": (1, MAX),
@@ -79,10 +74,6 @@ class InfoNCEConfig(system.Config):
         "depth": (0, 100),
         "dropout": (0.0, 0.99),
         "frames": (1, MAX),
-        "fps": (0.1, 1000),
-        "size": (8, 8192),
-        "sample_rate": (1000, 384_000),
-        "window": (0.02, MAX),
     }
 
     @classmethod
@@ -166,12 +157,7 @@ class InfoNCE(system.System):
 
     def __init__(self, config: InfoNCEConfig, spec: DataSpec):
         super().__init__(config, spec)
-        self.modalities = config.modalities or tuple(spec.streams)
-        for name in self.modalities:
-            if name not in spec.streams:
-                raise ConfigError(f'the data has no modality "{name}".', hint=did_you_mean(name, set(spec.streams)))
-        if len(self.modalities) < 2:
-            raise ConfigError(f"infonce needs two modalities, the data has {', '.join(self.modalities) or 'none'}.")
+        self.modalities = config.chosen(spec)
         if config.positives not in ("pair", "label"):
             raise ConfigError(f'positives = "{config.positives}" is not "pair" or "label".')
         streams = {name: spec.streams[name] for name in self.modalities}
@@ -188,11 +174,6 @@ class InfoNCE(system.System):
             return _Pooled(tower.dim, c.width)
         shape = {"channels": c.channels, "steps": c.steps}
         return WhatWhen(tower.dim, tower.sequence_dim, c.width, seconds=c.window, weight=c.timing, **shape)
-
-    @classmethod
-    def inputs(cls, config: InfoNCEConfig) -> Inputs:
-        height, width = (*config.size, *config.size)[:2]
-        return Inputs(fps=config.fps, size=(height, width), sample_rate=config.sample_rate, window=config.window)
 
     @property
     def temperature(self) -> Tensor:
