@@ -106,6 +106,16 @@ def test_wrong_partners_lose_the_pair():
     assert wrong < 0.05
 
 
+def test_wrong_partners_by_class_are_at_chance_in_both_directions():
+    labels = np.arange(400) % 4
+    corners = np.eye(4, dtype=np.float32)[labels]  # perfect clusters: alone they would raise the AP of a random query
+    found = predictions(400, labels=labels, embeddings={"audio": corners, "video": corners})
+    scored = Retrieval(relevance="class", bootstrap=0).score(found.with_wrong_partners())
+    assert Retrieval(relevance="class", bootstrap=0).score(found).scores["mean"]["mAP"] == 1
+    for direction, row in scored.scores.items():
+        assert row["mAP"] == pytest.approx(scored.chance[direction]["mAP"], abs=0.02), direction
+
+
 def test_rows_without_a_label_are_no_queries_but_stay_in_the_gallery():
     found = predictions(10, labels=np.array([0, 0, 1, 1, -1, -1, 0, 1, 0, 1]), n_official=12)
     scored = Retrieval(relevance="class", bootstrap=20).score(found)
