@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# Fixed seeds, and no verdict that depends on how busy the machine is.
+settings.register_profile("avcl", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("avcl")
 
 
 def find_shared_data() -> Path | None:
