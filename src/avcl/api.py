@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,6 +197,36 @@ def evaluate(
     data it was trained on; else everything.
     ``controls`` also scores an untrained copy and wrong partners. ``report``: write a self-contained HTML page there.
     """
+    return evaluate_each(
+        model,
+        data,
+        (relevance,),
+        task=task,
+        split=split,
+        controls=controls,
+        report=report,
+        on_error=on_error,
+        workers=workers,
+        progress=progress,
+    )[0]
+
+
+def evaluate_each(
+    model: Model | Media,
+    data: Data | Splits | Media,
+    relevances: Sequence[Relevance],
+    *,
+    task: str = "retrieval",
+    split: str | None = None,
+    controls: bool = False,
+    report: Media | None = None,
+    on_error: OnError = "skip",
+    workers: int | None = None,
+    progress: bool = False,
+) -> list[Report]:
+    """``evaluate`` by each of ``relevances``, from the same embeddings. The page shows all of them, and by pair or by
+    class where the data allow it.
+    """
     if task not in discover.task_names():
         raise ConfigError(f'"{task}" is not a task.', hint=f"Known: {', '.join(discover.task_names())}.")
     if report is not None and Path(report).is_dir():
@@ -228,13 +258,15 @@ def evaluate(
         )
         return dataclasses.replace(measured, seconds=round(time.monotonic() - started, 2))
 
-    result = measure(relevance)
+    results = [measure(relevance) for relevance in relevances]
     if report is not None:
-        other: Relevance = "pair" if relevance != "pair" else "class"
-        also = [measure(other)] if other == "pair" or min(part.targets) >= 0 else []
+        first, *also = results
+        other: Relevance = "class" if "pair" in relevances else "pair"
+        if other not in relevances and (other == "pair" or min(part.targets) >= 0):
+            also.append(measure(other))
         history = model.meta.get("history")
-        write_html(result, Path(report), predictions=predictions, data=part, history=history, also=also)
-    return result
+        write_html(first, Path(report), predictions=predictions, data=part, history=history, also=also)
+    return results
 
 
 def predict(system: System, data: Data, task: Retrieval, *, batch_size: int, workers: int) -> Predictions:

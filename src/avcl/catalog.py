@@ -76,15 +76,10 @@ def describe(thing: str) -> dict[str, Any]:
     preset = thing.removeprefix("world:")
     if preset in PRESETS:
         return {"kind": "data", **jsonable(PRESETS[preset]), "name": f"world:{preset}"}
-    known = {entry["name"] for what in ("systems", "data", "tasks") for entry in _names(what)}
+    known = {*discover.system_names(), *discover.task_names(), *FOLDERS, *(f"world:{name}" for name in PRESETS)}
     raise ConfigError(
         f'"{thing}" is not a system, data set, task, model folder or index.', hint=did_you_mean(thing, known)
     )
-
-
-def _names(what: str) -> Iterator[dict[str, Any]]:
-    names = {"systems": discover.system_names(), "tasks": discover.task_names()}
-    yield from ({"name": n} for n in names.get(what, (*FOLDERS, *(f"world:{p}" for p in PRESETS))))
 
 
 def _first_line(module: Any) -> str:

@@ -19,7 +19,7 @@ from avcl import store
 from avcl.data import collate
 from avcl.data.tokens import text_stream
 from avcl.errors import CapabilityError, ConfigError, FeatureError, Silent
-from avcl.media import probe, read_clip, segments
+from avcl.media import probe, read_inputs, segments
 from avcl.system import Embeds, System
 from avcl.types import Batch, Clip, DataSpec, Inputs, Stream, StreamSpec
 
@@ -90,18 +90,22 @@ class Model:
     def embed_clips(self, clips: Sequence[Clip], modality: str) -> np.ndarray:
         """[n, D] float32: the embedding of one stream of each clip."""
         system = self._embeds()
-        if modality not in self.modalities:
-            raise CapabilityError(f"this model embeds {' and '.join(self.modalities)}, not {modality}.")
+        self._stream(modality)
         batch = collate(list(clips))
         batch = batch.without(*(name for name in batch.streams if name != modality)).to(self.device)
         self.system.eval()
         return system.embed(batch, modality).float().cpu().numpy()
 
-    def require_media(self, modality: str) -> None:
-        """CapabilityError unless this model was trained on decoded sound or pictures of this modality."""
+    def _stream(self, modality: str) -> StreamSpec:
+        """What the stream looked like in training; CapabilityError where the model does not embed it."""
         known = self.spec.streams.get(modality)
         if known is None:
             raise CapabilityError(f"this model embeds {' and '.join(self.modalities)}, not {modality}.")
+        return known
+
+    def require_media(self, modality: str) -> None:
+        """CapabilityError unless this model was trained on decoded sound or pictures of this modality."""
+        known = self._stream(modality)
         if known.kind != modality:
             raise CapabilityError(
                 f"this model was trained on {known.kind}, not on files with {modality}.",
@@ -186,28 +190,13 @@ class Model:
         vectors = []
         heard = spans == [(None, None)]  # a file that is read whole is looked at by the reader
         for chunk in _chunks(spans, 32):
-            clips = [self.read(path, modality, a, b) for a, b in chunk]
+            clips = [read_inputs(path, self.inputs, a, b, modalities=(modality,)) for a, b in chunk]
             heard |= modality != "audio" or any(bool(clip.streams["audio"].data.any()) for clip in clips)
             vectors.append(self.embed_clips(clips, modality))
         if not heard:
             log.warning("%s", Silent("its sound is digital silence.", file=path, hint="What it finds means nothing."))
         known = [(a or 0.0, b if b is not None else (duration or window)) for a, b in spans]
         return known, np.concatenate(vectors)
-
-    def read(self, path: Media, modality: str, start: float | None, end: float | None) -> Clip:
-        """One stream of a file, decoded as this model wants it."""
-        wanted = self.inputs
-        return read_clip(
-            path,
-            start,
-            end,
-            fps=wanted.fps,
-            size=wanted.size,
-            fit=wanted.fit,
-            rate=wanted.sample_rate,
-            channels=wanted.channels,
-            modalities=(modality,),
-        )
 
 
 def check_streams(known: DataSpec, given: DataSpec) -> None:

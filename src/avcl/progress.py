@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 
 class Progress:
@@ -54,3 +57,11 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def tracked(items: Iterable[T], total: int, words: str, *, shown: bool) -> Iterator[T]:
+    """``items`` unchanged; after each one the bar on stderr moves on (nothing is seen unless ``shown``)."""
+    with Progress(total, words, shown=shown) as bar:
+        for done, item in enumerate(items, 1):
+            yield item
+            bar.update(done, "")

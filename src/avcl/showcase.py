@@ -75,8 +75,7 @@ def demo(
 
     say("measuring")
     page = folder / "report.html"
-    by_pair = api.evaluate(model, held_out, relevance="pair", controls=True, report=page)
-    by_class = api.evaluate(model, held_out, relevance="class", controls=True)
+    by_pair, by_class = api.evaluate_each(model, held_out, ("pair", "class"), controls=True, report=page)
 
     say("indexing and searching")
     counts = archive.build(folder / "media", model=folder / "run", out=folder / "index", progress=progress)

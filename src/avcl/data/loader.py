@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from avcl.data.batching import collate
 from avcl.data.dataset import Data
-from avcl.data.progress import tracked
 from avcl.errors import AvclError, ConfigError, WorkerError
+from avcl.progress import tracked
 from avcl.seeds import seed_for
 from avcl.types import Batch, Clip, Stream
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avcl.errors import TooShort, Truncated
-from avcl.media import IMAGE_SUFFIXES, is_silent, probe, read_clip, segments
+from avcl.media import IMAGE_SUFFIXES, is_silent, probe, read_inputs, segments
 from avcl.types import Clip, Inputs, Source, Stream
 
 log = logging.getLogger("avcl.index")
@@ -50,7 +50,7 @@ def chunks(
     span = max(segment + hop, min(CHUNK_SECONDS, CHUNK_BYTES / per_second))
     wanted = None if set(modalities) == {"audio", "video"} else modalities
     if first == 0:
-        clip = _read(path, inputs, wanted, None, span)
+        clip = read_inputs(path, inputs, None, span, modalities=wanted)
         still = path.suffix.lower() in IMAGE_SUFFIXES
         duration = 0.0 if still else max(s.duration for s in clip.streams.values())
         if duration < span - 1.0 / inputs.fps:
@@ -71,7 +71,9 @@ def chunks(
             stop += 1
         pieces = []
         try:
-            pieces = _slice(_read(path, inputs, wanted, begin, parts[stop - 1][1]), begin, parts[at:stop], path)
+            pieces = _slice(
+                read_inputs(path, inputs, begin, parts[stop - 1][1], modalities=wanted), begin, parts[at:stop], path
+            )
         except (TooShort, Truncated) as error:
             if not any_yet and stop == len(parts):
                 raise
@@ -83,20 +85,6 @@ def chunks(
         yield Chunk(pieces, duration, at == len(parts), first + at)
     if not parts:
         yield Chunk([], duration, True, first)
-
-
-def _read(path: Path, inputs: Inputs, wanted: tuple[str, ...] | None, start: float | None, end: float) -> Clip:
-    return read_clip(
-        path,
-        start,
-        end,
-        fps=inputs.fps,
-        size=inputs.size,
-        fit=inputs.fit,
-        rate=inputs.sample_rate,
-        channels=inputs.channels,
-        modalities=wanted,
-    )
 
 
 def _slice(clip: Clip, begin: float, parts: list[tuple[float, float]], path: Path) -> list[Piece]:

@@ -22,7 +22,7 @@ from avcl.media.files import Kind, MediaFile, translated
 from avcl.media.losses import log
 from avcl.media.pictures import pictures_of
 from avcl.media.sound import sound_of
-from avcl.types import Clip, Source, Stream
+from avcl.types import Clip, Inputs, Source, Stream
 
 
 def read_video(
@@ -71,6 +71,28 @@ def read_audio(
     """
     with MediaFile(path) as file, _guarded(file):
         return sound_of(file, _span(start, end), rate, channels, strict)
+
+
+def read_inputs(
+    path: str | Path,
+    inputs: Inputs,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    modalities: Sequence[str] | None = None,
+) -> Clip:
+    """``read_clip`` decoded as ``inputs`` say: its frame rate, size and fit, sample rate and channels."""
+    return read_clip(
+        path,
+        start,
+        end,
+        fps=inputs.fps,
+        size=inputs.size,
+        fit=inputs.fit,
+        rate=inputs.sample_rate,
+        channels=inputs.channels,
+        modalities=modalities,
+    )
 
 
 def read_clip(

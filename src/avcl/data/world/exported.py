@@ -23,13 +23,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from avcl.data.progress import tracked
 from avcl.data.world.generated import World, spoken
 from avcl.data.world.presets import RENDER_VERSIONS, render
 from avcl.data.world.values import Preset, Rendered
 from avcl.errors import ConfigError, ExistsError, WorkerError
 from avcl.files import Lock, read_json, sweep, write_atomic, write_json
 from avcl.media import write_video
+from avcl.progress import tracked
 from avcl.types import jsonable
 
 CONTAINERS = ("webm", "mp4", "mkv")
