@@ -67,6 +67,24 @@ def test_equals_the_loop(size: int, dim: int, seed: int, temperature: float, sev
     assert float(value) >= -1e-12
 
 
+def test_a_two_sided_denominator_counts_the_positive_twice() -> None:
+    """A perfectly separated batch tends to log 2, one-sided to 0; worked rows of protocols.md, section 7."""
+    scores = torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.8, 0], [0.1, 0.4, 0.7]], dtype=torch.float64)
+    eye = torch.eye(3, dtype=torch.float64)
+    rows = float(torch.nn.functional.cross_entropy(scores / 0.07, torch.arange(3)))
+    columns = float(torch.nn.functional.cross_entropy(scores.T / 0.07, torch.arange(3)))
+    assert sorted([rows, columns]) == pytest.approx([0.00146, 0.00490], abs=1e-5)
+    assert float(info_nce(scores, eye, temperature=0.07)) == pytest.approx((rows + columns) / 2)
+    far = 20 * torch.eye(2, dtype=torch.float64)
+    assert float(info_nce(far, far, temperature=1.0, two_sided=True)) == pytest.approx(math.log(2), abs=1e-9)
+    assert float(info_nce(far, far, temperature=1.0)) == pytest.approx(0, abs=1e-9)
+    both = [
+        math.log(sum(math.exp(scores[i, j]) + math.exp(scores[j, i]) for j in range(3))) - float(scores[i, i])
+        for i in range(3)
+    ]
+    assert float(info_nce(scores, eye, temperature=1.0, two_sided=True)) == pytest.approx(sum(both) / 3)
+
+
 def test_the_diagonal_is_the_default_positive() -> None:
     a, v = unit(6, 4, 0), unit(6, 4, 1)
     same = info_nce(a, v, temperature=0.1, positives=torch.eye(6, dtype=torch.bool))

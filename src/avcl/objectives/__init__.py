@@ -1,6 +1,183 @@
-"""Pure functions of tensors, named as in section 3.2 of the survey: equation first, scalar out."""
+"""Pure functions of tensors, named as in section 3.2 of the survey: equation first, scalar out.
 
-from avcl.objectives.contrastive import info_nce
-from avcl.objectives.correlation import Canonical, Moments, add_moments, canonical_directions
+classification · margin · triplets, lifted · contrastive · correlation, cluster_correlation, deep_correlation,
+decorrelation, kernels · variational, experts, discrepancies · adversarial, conditional · reconstruction, regularizers
+schedules: step -> float · memory: what is remembered between steps (banks, class centers, a teacher)
+blocked: sums over all pairs of a batch without the B × B matrix
+"""
 
-__all__ = ["Canonical", "Moments", "add_moments", "canonical_directions", "info_nce"]
+from avcl.objectives.adversarial import (
+    adversarial_weight,
+    gan_discriminator,
+    gan_generator,
+    gradient_penalty,
+    hinge_gan_discriminator,
+    hinge_gan_generator,
+    lsgan_discriminator,
+    lsgan_generator,
+    modality_confusion,
+    modality_discriminator,
+    reverse_gradient,
+    score_gan_discriminator,
+    score_gan_generator,
+    wgan_critic,
+    wgan_generator,
+)
+from avcl.objectives.classification import binary_cross_entropy, center, cross_entropy, label_distance, label_likelihood
+from avcl.objectives.cluster_correlation import ClusterMoments, add_cluster_moments, cluster_covariance
+from avcl.objectives.conditional import (
+    auxiliary_classifier,
+    matching_discriminator,
+    projection_logits,
+    semi_supervised_discriminator,
+    semi_supervised_generator,
+)
+from avcl.objectives.contrastive import (
+    decoupled_info_nce,
+    distilled_info_nce,
+    info_nce,
+    mil_nce,
+    n_pair,
+    nce,
+    pair_contrastive,
+    soft_info_nce,
+    supervised_contrastive,
+)
+from avcl.objectives.correlation import (
+    Canonical,
+    Generalized,
+    Moments,
+    add_moments,
+    canonical_directions,
+    generalized_cca,
+)
+from avcl.objectives.decorrelation import barlow_twins, batch_correlation, pearson, soft_cca
+from avcl.objectives.deep_correlation import cluster_cca, deep_cca, deep_generalized_cca
+from avcl.objectives.discrepancies import mmd, sliced_wasserstein, wasserstein2
+from avcl.objectives.experts import (
+    Subsets,
+    gaussian_log_density,
+    mixture_elbo,
+    mixture_log_density,
+    product_of_experts,
+    subset_posteriors,
+)
+from avcl.objectives.kernels import KernelCanonical, kernel_cca, rbf_kernel
+from avcl.objectives.lifted import lifted_pairs, lifted_structured, quadruplet
+from avcl.objectives.margin import adaptive_mean_margin, hinge, masked_margin_softmax
+from avcl.objectives.memory import Centers, MemoryBank, Queue, Teacher
+from avcl.objectives.reconstruction import charbonnier, l1, l2, mask_loss, spectral
+from avcl.objectives.regularizers import frobenius, invariance, orthogonality
+from avcl.objectives.schedules import Constant, Cosine, Cyclic, Exponential, Linear, Reversal, Schedule
+from avcl.objectives.triplets import triplet
+from avcl.objectives.variational import (
+    bernoulli_log_likelihood,
+    categorical_log_likelihood,
+    elbo,
+    gaussian_kl,
+    gaussian_kl_between,
+    gaussian_log_likelihood,
+    importance_bound,
+    laplace_log_likelihood,
+    sample_gaussian,
+)
+
+__all__ = [
+    "Canonical",
+    "Centers",
+    "ClusterMoments",
+    "Constant",
+    "Cosine",
+    "Cyclic",
+    "Exponential",
+    "Generalized",
+    "KernelCanonical",
+    "Linear",
+    "MemoryBank",
+    "Moments",
+    "Queue",
+    "Reversal",
+    "Schedule",
+    "Subsets",
+    "Teacher",
+    "adaptive_mean_margin",
+    "add_cluster_moments",
+    "add_moments",
+    "adversarial_weight",
+    "auxiliary_classifier",
+    "barlow_twins",
+    "batch_correlation",
+    "bernoulli_log_likelihood",
+    "binary_cross_entropy",
+    "canonical_directions",
+    "categorical_log_likelihood",
+    "center",
+    "charbonnier",
+    "cluster_cca",
+    "cluster_covariance",
+    "cross_entropy",
+    "decoupled_info_nce",
+    "deep_cca",
+    "deep_generalized_cca",
+    "distilled_info_nce",
+    "elbo",
+    "frobenius",
+    "gan_discriminator",
+    "gan_generator",
+    "gaussian_kl",
+    "gaussian_kl_between",
+    "gaussian_log_density",
+    "gaussian_log_likelihood",
+    "generalized_cca",
+    "gradient_penalty",
+    "hinge",
+    "hinge_gan_discriminator",
+    "hinge_gan_generator",
+    "importance_bound",
+    "info_nce",
+    "invariance",
+    "kernel_cca",
+    "l1",
+    "l2",
+    "label_distance",
+    "label_likelihood",
+    "laplace_log_likelihood",
+    "lifted_pairs",
+    "lifted_structured",
+    "lsgan_discriminator",
+    "lsgan_generator",
+    "mask_loss",
+    "masked_margin_softmax",
+    "matching_discriminator",
+    "mil_nce",
+    "mixture_elbo",
+    "mixture_log_density",
+    "mmd",
+    "modality_confusion",
+    "modality_discriminator",
+    "n_pair",
+    "nce",
+    "orthogonality",
+    "pair_contrastive",
+    "pearson",
+    "product_of_experts",
+    "projection_logits",
+    "quadruplet",
+    "rbf_kernel",
+    "reverse_gradient",
+    "sample_gaussian",
+    "score_gan_discriminator",
+    "score_gan_generator",
+    "semi_supervised_discriminator",
+    "semi_supervised_generator",
+    "sliced_wasserstein",
+    "soft_cca",
+    "soft_info_nce",
+    "spectral",
+    "subset_posteriors",
+    "supervised_contrastive",
+    "triplet",
+    "wasserstein2",
+    "wgan_critic",
+    "wgan_generator",
+]

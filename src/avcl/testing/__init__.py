@@ -1,5 +1,6 @@
 """The contract suite, shipped with the library so that a system in another package can be held to it too."""
 
+from avcl.testing.objectives import Call, Free, Grid, Rows, Toy, check_objective
 from avcl.testing.systems import check_system
 
-__all__ = ["check_system"]
+__all__ = ["Call", "Free", "Grid", "Rows", "Toy", "check_objective", "check_system"]
