@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avcl.errors import ConfigError, FeatureError
+from avcl.metrics import ranking
 from avcl.metrics.ranking import Ranking, chance, random_ranking, rank, rank_scores, score_blocks
 
 A = np.array([[1, 0], [0.6, 0.8], [0, 1]])
@@ -193,6 +194,25 @@ def test_block_boundaries_change_nothing(relevance, similarity):
         part = rank(q, g, keys, keys, similarity=similarity, block_cells=cells)
         for name in ("above", "tied", "tied_relevant", "ap", "ndcg"):
             assert np.array_equal(getattr(part, name), getattr(whole, name)), name
+
+
+@pytest.mark.parametrize("relevance", ["pair", "class"])
+def test_threads_and_the_groups_they_take_change_nothing(relevance, monkeypatch):
+    rng = np.random.default_rng(6)
+    base = rng.normal(size=(40, 8)).astype(np.float32)
+    q, g = base[rng.integers(0, 40, 90)], base[rng.integers(0, 40, 120)]  # many exact ties
+    qk, gk = (np.arange(90), np.arange(120)) if relevance == "pair" else (np.arange(90) % 4, np.arange(120) % 5)
+    whole, threads = rank(q, g, qk, gk), torch.get_num_threads()
+    monkeypatch.setattr(ranking, "GALLERY_CELLS", 0)
+    try:
+        for workers, cells in ((1, 120 * 7), (2, 120 * 7), (2, 1)):
+            torch.set_num_threads(workers)
+            monkeypatch.setattr(ranking, "GROUP_CELLS", cells)
+            part = rank(q, g, qk, gk, block_cells=120 * 40)
+            for name in ("above", "tied", "tied_relevant", "ap", "ndcg"):
+                assert np.array_equal(getattr(part, name), getattr(whole, name)), name
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_no_block_is_larger_than_asked_and_rows_are_complete():

@@ -103,3 +103,50 @@ def paired_difference(
     statistic = mean_statistic({"difference": left - right}, cluster, count)
     low, high = bootstrap(statistic, count, repeats=repeats, seed=seed, level=level)["difference"]
     return Difference(float((left - right).mean()), low, high)
+
+
+class Interval(NamedTuple):
+    """A value and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
+    """A share of independent items with its Wilson score interval, which stays in [0, 1] at shares of 0 and 1."""
+    from scipy.special import ndtri
+
+    if not 0 <= successes <= n or n < 1 or not 0 < level < 1:
+        raise ConfigError(f"no interval for {successes} of {n} at level {level}.")
+    z, share = float(ndtri((1 + level) / 2)), successes / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # The exact ends, where rounding would leave them a little off the value.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return Interval(share, float(low), float(high))
+
+
+class Spread(NamedTuple):
+    """``mean`` of n runs · ``std`` between them (over n - 1) · ``low``, ``high`` of the mean by Student's t."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    n: int
+
+
+def over_runs(values: ArrayLike, *, level: float = 0.95) -> Spread:
+    """What several seeds or folds [n >= 2] amount to; folds share training data, so their interval is optimistic."""
+    from scipy.special import stdtrit
+
+    runs = np.asarray(values, np.float64)
+    if runs.ndim != 1 or len(runs) < 2 or not np.isfinite(runs).all():
+        raise FeatureError(f"at least two runs of finite values are needed, not {list(runs.shape)}.")
+    if not 0 < level < 1:
+        raise ConfigError(f"level = {level} must lie between 0 and 1.")
+    n, mean, std = len(runs), float(runs.mean()), float(runs.std(ddof=1))
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * std / np.sqrt(n)
+    return Spread(mean, std, mean - float(half), mean + float(half), n)

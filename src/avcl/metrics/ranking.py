@@ -13,7 +13,9 @@ of every mean and counted (``Ranking.scored``); they neither help nor harm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -29,10 +31,13 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Similarity = Callable[[Tensor, Tensor], Tensor]  # [q, D], [g, D] -> [q, g], higher is nearer
 
-# Cells of the score matrix that are in memory at once (float32 scores, 64-bit sort keys and a few masks each), and
-# gallery rows that are held in float64 at once.
+# Cells of the score matrix that are in memory at once (float32 scores, 64-bit sort keys and a few masks each), gallery
+# rows that are taken to float64 at once, and float64 numbers of the gallery that are kept from block to block.
+# Of a block, GROUP_CELLS are sorted by one thread at a time: about what a core's cache holds.
 BLOCK_CELLS = 1 << 21
+GROUP_CELLS = 1 << 18
 GALLERY_ROWS = 4096
+GALLERY_CELLS = 1 << 24
 SIMILARITIES = ("cosine", "dot", "euclidean")
 
 
@@ -244,26 +249,33 @@ def score_blocks(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """(first query, scores [b, G] float32) by block; each row is complete: comparisons stay inside one block."""
     rows = max(1, block_cells // max(1, len(gallery)))
+    spans = [slice(at, min(at + GALLERY_ROWS, len(gallery))) for at in range(0, len(gallery), GALLERY_ROWS)]
+    kept = [_prepared(gallery[span], similarity) for span in spans] if gallery.numel() <= GALLERY_CELLS else None
     for start in range(0, len(queries), rows):
-        q = queries[start : start + rows]
-        scores = torch.empty((len(q), len(gallery)), dtype=torch.float32)
-        for at in range(0, len(gallery), GALLERY_ROWS):
-            g = gallery[at : at + GALLERY_ROWS]
-            scores[:, at : at + len(g)] = _similar(q, g, similarity)
-        if not torch.isfinite(scores).all():
+        q = _prepared(queries[start : start + rows], similarity)
+        block = np.empty((len(q), len(gallery)), np.float32)
+        scores = torch.from_numpy(block)
+        for i, span in enumerate(spans):
+            g = kept[i] if kept is not None else _prepared(gallery[span], similarity)
+            scores[:, span] = _similar(q, g, similarity)
+        if not math.isfinite(block.sum(dtype=np.float64)):  # no sum of finite float32 leaves the range of float64
             raise FeatureError("similarities are not finite.", hint="Scale the embeddings, or use the cosine.")
-        yield start, scores.numpy()
+        yield start, block
+
+
+def _prepared(rows: Tensor, similarity: str | Similarity) -> Tensor:
+    """What a comparison needs of each row alone: float64, of unit length for the cosine."""
+    if callable(similarity):
+        return rows
+    rows = rows.double()
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-30) if similarity == "cosine" else rows
 
 
 def _similar(q: Tensor, g: Tensor, similarity: str | Similarity) -> Tensor:
     if callable(similarity):
         with torch.no_grad():
             return similarity(q, g).detach().to("cpu", torch.float32)
-    q, g = q.double(), g.double()
-    if similarity == "cosine":
-        q, g = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-30) for x in (q, g))
-        return q @ g.T
-    if similarity == "dot":
+    if similarity in ("cosine", "dot"):
         return q @ g.T
     if similarity == "euclidean":
         return 2 * q @ g.T - q.square().sum(1, keepdim=True) - g.square().sum(1)
@@ -320,17 +332,22 @@ def _rank_blocks(
     single = n_relevant.max(initial=0) <= 1
     column = np.argsort(gk, kind="stable")  # where the only relevant item stands, if there is just one
     first = column[np.minimum(np.searchsorted(gk[column], qk), max(0, len(gk) - 1))] if len(gk) else qk
-    parts = []
-    for (
-        start,
-        scores,
-    ) in blocks:  # each block is added up at once: the runs of all queries together would not be bounded
-        mine = slice(start, start + len(scores))
+    n_relevant = n_relevant.astype(np.int64)
+
+    def added_up(scores: NDArray[Any], mine: slice) -> Ranking:  # at once: the runs of all queries would not be bounded
         if single:
             runs = _runs_of_single(scores, first[mine], n_relevant[mine] > 0)
         else:
             runs = _runs_of_many(scores, qk[mine, None] == gk)
-        parts.append(_from_runs(runs, n_relevant[mine].astype(np.int64), shape[1], map_at, ndcg_at))
+        return _from_runs(runs, n_relevant[mine], shape[1], map_at, ndcg_at)
+
+    parts: list[Ranking] = []
+    rows = max(1, GROUP_CELLS // max(1, shape[1]))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy sorts outside the interpreter's lock
+        for start, scores in blocks:
+            spans = [slice(at, min(at + rows, len(scores))) for at in range(0, len(scores), rows)]
+            queries = [slice(start + span.start, start + span.stop) for span in spans]
+            parts += (map if len(spans) == 1 else pool.map)(added_up, [scores[span] for span in spans], queries)
     return _joined(parts) if parts else random_ranking([], shape[1], map_at=map_at, ndcg_at=ndcg_at)
 
 
@@ -358,16 +375,28 @@ def _runs_of_many(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> _Runs:
     packed |= relevant
     packed.sort(axis=1)
     flat = packed.reshape(-1)
-    hits = np.flatnonzero(flat & 1)
-    fresh = np.empty(len(flat), bool)
-    change = flat[1:] ^ flat[:-1]
-    change >>= 1  # all but the relevance bit
-    np.not_equal(change, 0, out=fresh[1:])
-    fresh[::width] = True  # a new query starts a new run
-    starts = np.append(np.flatnonzero(fresh), len(flat))
-    runs, r = np.unique(np.searchsorted(starts, hits, side="right") - 1, return_counts=True)
-    begin, end = starts[runs], starts[runs + 1]
-    return _Runs(begin // width, begin % width, end - begin, r)
+    hits = np.flatnonzero((flat & 1).astype(bool))
+    # Most relevant items share their score with no other: only where a neighbor ties is the run looked for.
+    row, code = hits // width * width, flat[hits] >> 1
+    left = (hits > row) & (flat[np.maximum(hits - 1, 0)] >> 1 == code)
+    right = (hits + 1 < row + width) & (flat[np.minimum(hits + 1, len(flat) - 1)] >> 1 == code)
+    begin, end = hits.copy(), hits + 1
+    tied = np.flatnonzero(left | right)
+    begin[tied] = _bisect(flat, row[tied], hits[tied], code[tied] << 1)
+    end[tied] = _bisect(flat, end[tied], row[tied] + width, (code[tied] + 1) << 1)
+    first = np.flatnonzero(np.diff(begin, prepend=-1))  # relevant items of one run have one begin
+    r = np.diff(first, append=len(hits))
+    begin, end, row = begin[first], end[first], row[first]
+    return _Runs(row // width, begin - row, end - begin, r)
+
+
+def _bisect(flat: Ints, low: Ints, high: Ints, value: Ints) -> Ints:
+    """The first position in low..high where ``flat``, rising there, holds at least ``value``; ``high`` if none does."""
+    for _ in range(int((high - low).max(initial=0)).bit_length()):
+        middle = (low + high) // 2
+        less = (middle < high) & (flat[np.minimum(middle, len(flat) - 1)] < value)
+        low, high = np.where(less, middle + 1, low), np.where(less, high, middle)
+    return low
 
 
 def _falling_codes(scores: NDArray[Any]) -> Ints:
@@ -404,17 +433,24 @@ def _from_runs(runs: _Runs, n_relevant: Ints, n_gallery: int, map_at: Sequence[i
     before -= before[firsts][np.cumsum(is_first) - 1] if len(query) else 0
     harmonic, discount = _harmonic(n_gallery), _discounts(n_gallery)
 
+    alone = (before + 1) / (n + 1)  # what a run of one item adds to the sum of precisions
+    several = np.flatnonzero(m > 1)
+
     def precision_sum(k: int) -> Floats:
         # position j of a run is relevant with probability r / m; then R + 1 + (j - 1)(r - 1) / (m - 1) of n + j are
         # relevant
-        j = np.clip(k - n, 0, m)
-        h = np.where(j == 1, 1 / (n + 1), harmonic[n + j] - harmonic[n])
-        slope = (r - 1) / np.maximum(m - 1, 1)
-        value = r / m * ((before + 1) * h + slope * (j - (n + 1) * h))
+        value = alone if k >= n_gallery else np.where(n < k, alone, 0.0)
+        if len(several):
+            above, size, hits = n[several], m[several], r[several]
+            j = np.clip(k - above, 0, size)
+            h = np.where(j == 1, 1 / (above + 1), harmonic[above + j] - harmonic[above])
+            slope = (hits - 1) / (size - 1)
+            value = value.copy()
+            value[several] = hits / size * ((before[several] + 1) * h + slope * (j - (above + 1) * h))
         return np.bincount(query, value, count).astype(np.float64)
 
     def gain(k: int) -> Floats:
-        j = np.clip(k - n, 0, m)
+        j = m if k >= n_gallery else np.clip(k - n, 0, m)
         return np.bincount(query, r / m * (discount[n + j] - discount[n]), count).astype(np.float64)
 
     def ndcg(k: int) -> Floats:
