@@ -49,6 +49,10 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/media.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/world.py
+	$(BIN)/python benchmarks/objectives.py
+	$(BIN)/python benchmarks/ranking.py
+	$(BIN)/python benchmarks/correlation.py
+	$(BIN)/python benchmarks/gradient_cache.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py

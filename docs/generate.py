@@ -3,13 +3,14 @@
 docs/cli.md      every verb with its arguments, from the models in ``avcl.ops``
 docs/results.md  the tables of measured figures, from results/**/*.json
 docs/world-presets.md  the presets of the generated world, from their own description
+docs/objectives.md, docs/metrics.md  every public formula, from its own docstring
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,66 @@ def presets_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"docs/cli.md": cli_page, "docs/results.md": results_page, "docs/world-presets.md": presets_page}
+OBJECTIVES = """
+Generated from the docstrings of `avcl.objectives` by `docs/generate.py`; each holds the equation, shapes, sign,
+reduction, errors, paper and pitfall (`help(avcl.objectives.info_nce)`).
+
+- Tensors first, settings by keyword, a scalar out. Row i of `a` (sound) and of `v` (picture) come from one clip.
+  Similarities rise for matches, distances fall; an objective is minimized.
+- A loss of two directions is the SUM of both, each a mean over anchors, unless its docstring says otherwise;
+  `info_nce` and the two soft forms of it are the mean of both.
+- Half precision is raised to float32, also under autocast. What cannot be computed is an error with a name
+  (`E-BATCH`: the tensors, `E-CONFIG`: a setting), never a NaN.
+- What sums over all pairs of a batch (the softmax, margin and triplet families, `label_likelihood`, `mmd`) never holds
+  a B × B matrix (`avcl.objectives.blocked`): memory is O(B · D) and a block, the result that of the plain form to 1e-5.
+  These are differentiable once.
+- The objectives know no batch, device, process or step. Batches larger than the machine and several processes are the
+  loop's affair: [training.md](training.md).
+"""
+METRICS = """
+Generated from the docstrings of `avcl.metrics` by `docs/generate.py`. Complete arrays in, float64 out; ties get their
+expected value or a stated rule; what cannot be scored (a silent reference, an absent class) is counted and left out,
+never NaN; each record names its rule, variant, encoder or classifier. What the tasks make of them:
+[protocols.md](protocols.md).
+"""
+
+
+def formulas_page(package: str, title: str, about: str) -> str:
+    """A section for each module of a package, a row for each public name that it defines."""
+    import importlib
+    import inspect
+
+    room = importlib.import_module(package)
+    modules: dict[str, list[str]] = {}
+    for name in room.__all__:
+        if module := getattr(getattr(room, name), "__module__", "").removeprefix(package + "."):
+            modules.setdefault(module, []).append(name)
+    lines = [f"# {title}", "", about.strip()]
+    for module in sorted(module for module in modules if "." not in module):
+        about_module = inspect.getdoc(importlib.import_module(f"{package}.{module}")) or ""
+        lines += ["", f"## {module}", "", about_module.split("\n\n")[0].replace("\n", " "), ""]
+        rows = [[f"`{name}`", _first_sentence(getattr(room, name))] for name in modules[module]]
+        lines += _table(["name", "what it is"], rows)
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(value: Any) -> str:
+    """The first paragraph of a docstring, and the equation behind it, in one line."""
+    import inspect
+
+    parts = (inspect.getdoc(value) or "").split("\n\n")
+    equation = len(parts) > 1 and (parts[0].endswith(":") or parts[1].startswith("``"))
+    text = " ".join(parts[: 2 if equation else 1])
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/cli.md": cli_page,
+    "docs/metrics.md": lambda: formulas_page("avcl.metrics", "Metrics", METRICS),
+    "docs/objectives.md": lambda: formulas_page("avcl.objectives", "Objectives", OBJECTIVES),
+    "docs/results.md": results_page,
+    "docs/world-presets.md": presets_page,
+}
 
 
 def main(check: bool) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,13 @@ from avcl.data.dataset import Data, Splits
 from avcl.environment import cores, threads_beside, versions
 from avcl.errors import CapabilityError, ConfigError, DataError, ExistsError, did_you_mean
 from avcl.files import PART
-from avcl.loop import fit
+from avcl.loop import fit, launched
 from avcl.model import Media, Model, check_streams
 from avcl.report import write_html
 from avcl.seeds import seeded
-from avcl.system import Embeds, System
+from avcl.system import Config, Embeds, System
 from avcl.tasks.retrieval import Predictions, Retrieval
-from avcl.types import Report, jsonable
+from avcl.types import Inputs, Report, jsonable
 
 __all__ = ["Model", "evaluate", "load", "load_data", "predict", "train"]
 
@@ -44,6 +45,8 @@ def train(
     val: Data | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    micro_batch: int | None = None,
     out: Media | None = None,
     on_error: OnError = "skip",
     workers: int | None = None,
@@ -60,16 +63,23 @@ def train(
     arguments; another run in ``out`` is an ExistsError unless ``force``. ``select``: the epoch that is kept is the one
     with the best reciprocal rank of the own pair in ``val``, or the best mAP by class (where pairs are by class only,
     the former is noise).
+
+    ``batch_size`` and ``micro_batch`` go before ``settings``: the loss is that of ``batch_size`` clips, of which
+    ``micro_batch`` at a time are decoded and encoded (0: all). Under a launcher (``torchrun``) the processes share
+    every batch; each returns the model, the first one writes.
     """
     cls = discover.system_class(system) if isinstance(system, str) else system
-    config = cls.Config.from_json(settings or {})
+    sizes = {"batch_size": batch_size, "micro_batch": micro_batch}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    config = cls.Config.from_json({**(settings or {}), **given})
+    processes = launched()
     splits = load_data(data, seed=seed) if isinstance(data, str | Path) else data if isinstance(data, Splits) else None
     part = splits.train if splits is not None else data
     if not isinstance(part, Data):
         raise ConfigError(f"data is a {type(data).__name__}.", hint="Give a path, or what load_data returned.")
     val = splits.val if splits is not None and val is None else val
     workers = _workers(workers, part)
-    folder = None if out is None else _run_folder(Path(out), force=force)
+    folder = None if out is None else processes.from_first(lambda: _run_folder(Path(out), force=force))
     started = time.monotonic()
 
     if len(part.modalities) < 2:
@@ -79,7 +89,9 @@ def train(
             hint="Give files that have both, or a manifest with a column for each.",
         )
     inputs = cls.inputs(config)
-    part = part.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress)
+    progress = progress and processes.first
+    prepare = partial(_prepared, inputs=inputs, workers=workers, on_error=on_error, progress=progress)
+    part = processes.after_first(partial(prepare, part))
     if len(part) < 2:
         whole = "" if splits is None else f" ({len(splits.all):,} in all, split into train, val and test)"
         raise DataError(
@@ -88,7 +100,7 @@ def train(
             hint="Give more clips, or a `split` column that says train.",
         )
     if val is not None:
-        val = val.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress) if len(val) else None
+        val = processes.after_first(partial(prepare, val)) if len(val) else None
         if val is not None:
             check_streams(part.spec, val.spec)
     with seeded(seed, "init"):
@@ -102,7 +114,7 @@ def train(
             seed=seed,
             out=folder,
             workers=workers,
-            validate=None if val is None or len(val) < 2 else _validation(val, select, config.batch_size),
+            validate=None if val is None or len(val) < 2 else _validation(val, select, config),
             max_steps=max_steps,
             progress=progress,
         )
@@ -124,8 +136,12 @@ def train(
     }
     model = Model(fitted.system, inputs, jsonable(meta))
     if folder is not None:
-        model.save(folder)
+        processes.from_first(lambda: model.save(folder))
     return model
+
+
+def _prepared(data: Data, inputs: Inputs, workers: int, on_error: OnError, progress: bool) -> Data:
+    return data.configure(inputs).prepare(workers=workers, on_error=on_error, progress=progress)
 
 
 def _split_record(splits: Splits) -> dict[str, Any]:
@@ -162,15 +178,16 @@ def _run_folder(folder: Path, *, force: bool) -> Path:
     return folder
 
 
-def _validation(val: Data, select: Literal["pair", "class"], batch_size: int) -> Callable[[System], float]:
+def _validation(val: Data, select: Literal["pair", "class"], config: Config) -> Callable[[System], float]:
     """system -> mean reciprocal rank of the own pair, or mAP by class, in ``val``; higher is better."""
     task = Retrieval(relevance=select, bootstrap=0)
     metric = "MRR" if select == "pair" else "mAP"
+    size = min(config.micro_batch or config.batch_size, config.batch_size)
 
     def score(system: System) -> float:
         if not isinstance(system, Embeds):
             raise CapabilityError(f"{type(system).__name__} does not embed; retrieval cannot validate it.")
-        predictions = predict(system, val, task, batch_size=batch_size, workers=0)
+        predictions = predict(system, val, task, batch_size=size, workers=0)
         return float(task.score(predictions).scores["mean"][metric])
 
     return score

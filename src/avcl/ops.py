@@ -231,12 +231,17 @@ class Train(_ReadsData):
     out: Path = Field(description="run folder to write")
     system: str = Field("infonce", description='method; "avcl list systems" shows them')
     epochs: int | None = Field(None, ge=1, description="passes over the training data (default: the system's)")
+    batch_size: int | None = Field(None, ge=1, description="clips of one step (default: the system's)")
+    micro_batch: int | None = Field(
+        None, ge=0, description="clips decoded and encoded at a time, for batches larger than the memory (0: all)"
+    )
     set: list[str] = Field(default_factory=list, description="settings of the system, key=value")
     select: Literal["pair", "class"] = Field("pair", description="what the kept epoch is best at in the val part")
     force: bool = Field(False, description="replace another run in the folder")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
         from avcl import api
+        from avcl.loop import launched
 
         settings = settings_of(self.set)
         if self.epochs is not None:
@@ -246,6 +251,8 @@ class Train(_ReadsData):
             self.splits(),
             seed=self.seed,
             settings=settings,
+            batch_size=self.batch_size,
+            micro_batch=self.micro_batch,
             out=self.out,
             on_error=self.on_error,
             workers=self.workers,
@@ -253,7 +260,8 @@ class Train(_ReadsData):
             force=self.force,
             progress=progress,
         )
-        yield {"run": str(self.out), "model": model.fingerprint, **model.meta["training"]}
+        if launched().first:  # of several processes one speaks
+            yield {"run": str(self.out), "model": model.fingerprint, **model.meta["training"]}
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Config:
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
         "epochs": (0, MAX),
         "batch_size": (1, MAX),
+        "micro_batch": (0, MAX),
         "learning_rate": (0.0, MAX),
         "weight_decay": (0.0, MAX),
         "warmup": (0.0, 1.0),
@@ -74,6 +75,7 @@ class Config:
 
     epochs: int = 20
     batch_size: int = 64
+    micro_batch: int = 0  # clips that are encoded at a time, the loss being that of the whole batch; 0: all of them
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup: float = 0.05  # share of all steps with linearly rising learning rate, then cosine to zero
@@ -192,11 +194,15 @@ class System(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The row-wise part: what may be chunked, cached and gathered."""
+        """The row-wise part, tensors of one row per clip: what may be chunked, cached and gathered."""
 
     @abstractmethod
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
-        """Named scalars; their sum is minimized, their names go to the log."""
+        """Named scalars; their sum is minimized, their names go to the log.
+
+        With ``micro_batch`` or several processes ``batch`` has no streams. A loss that needs them, or an ``encode``
+        that looks across rows, is declared: ``Card.limits = {"cache": reason}``.
+        """
 
     def forward(
         self, batch: Batch, at: Step, gather: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda e: e

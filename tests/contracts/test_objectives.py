@@ -280,6 +280,7 @@ OTHERS = {
     "add_moments": "gathers moments of rows",
     "add_cluster_moments": "gathers moments of rows",
     "cluster_covariance": "a covariance",
+    "batch_correlation": "a correlation matrix",
     "canonical_directions": "directions in closed form",
     "generalized_cca": "directions in closed form",
     "kernel_cca": "directions in closed form",

@@ -20,7 +20,7 @@ from avcl import files
 from avcl.loop import checkpoint
 from avcl.loop.checkpoint import latest_checkpoint
 
-SETTINGS = EVERYTHING | {"epochs": 4, "patience": 3}
+SETTINGS = EVERYTHING | {"epochs": 4, "patience": 3, "micro_batch": 3}
 
 
 def die() -> None:

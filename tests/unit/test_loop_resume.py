@@ -23,6 +23,7 @@ CASES = {
     "players": {"players": 2},
     "everything": EVERYTHING,
     "bf16": {"precision": "bf16"},
+    "chunks": {**EVERYTHING, "micro_batch": 3},
 }
 
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -49,6 +50,12 @@ def epoch_order(n: int, seed: int, epoch: int) -> list[int]:
     """The shuffled rows of an epoch."""
     generator = torch.Generator().manual_seed(seed_for(seed, "order", epoch))
     return torch.randperm(n, generator=generator).tolist()
+
+
+def share(n: int, part: tuple[int, int]) -> range:
+    """The rows, of ``n``, of part (k, parts): the parts are nearly equal and follow each other."""
+    k, parts = part
+    return range(n * k // parts, n * (k + 1) // parts)
 
 
 class Loader:
@@ -95,14 +102,32 @@ class Loader:
         A row that cannot be decoded raises its own error (in the order of the batches). WorkerError: a worker process
         died.
         """
-        plan = self._plan(epoch)[start:]
+        yield from self._made(self._plan(epoch)[start:])
+
+    def chunks(
+        self, epoch: int, start: int = 0, *, size: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Iterator[Batch]]:
+        """The same batches in as few and as equal pieces as have at most ``size`` rows: an iterator over each batch,
+        made as it is read; read one to its end before the next.
+
+        ``part`` (k, n): only the k-th of n nearly equal shares of the rows of every batch (``share``).
+        """
+        plan = [self._cut(items, size, part) for items in self._plan(epoch)[start:]]
+        made = self._made([piece for pieces in plan for piece in pieces])
+        for pieces in plan:
+            yield islice(made, len(pieces))
+
+    def _cut(self, items: list[_Item], size: int, part: tuple[int, int]) -> list[list[_Item]]:
+        own = share(len(items) // self.views, part)
+        count = -(-len(own) // size)
+        pieces = [share(len(own), (k, count)) for k in range(count)]
+        return [items[own[p.start] * self.views : (own[p.stop - 1] + 1) * self.views] for p in pieces]
+
+    def _made(self, plan: list[list[_Item]]) -> Iterator[Batch]:
         rows = _Rows(self.data, self.seed, self.transforms)
         if self.workers == 0:
             for items in plan:
-                made = _gather([rows[item] for item in items])
-                if isinstance(made, AvclError):
-                    raise made
-                yield made
+                yield _sound(_gather([rows[item] for item in items]))
             return
         if self._busy:  # a second pass while the first is under way gets workers of its own
             with _Pool(rows, self.workers) as pool:
@@ -192,6 +217,13 @@ def _gather(items: list[Clip | AvclError]) -> Batch | AvclError:
         return error
 
 
+def _sound(made: Any) -> Any:
+    """What was made; the error where that is one. Yielded at once, so that no generator keeps a batch alive."""
+    if isinstance(made, AvclError):
+        raise made
+    return made.unpack() if isinstance(made, _Packed) else made
+
+
 class _Packed(NamedTuple):
     """A batch as NumPy arrays, which travel through the pipe: where shared memory is small, tensors would not fit."""
 
@@ -242,14 +274,12 @@ class _Pool:
         with _translated(), _quiet():
             batches = iter(self._loader)
         _restore(handler)
-        while True:
+
+        def following() -> Any:
             with _translated():
-                made = next(batches, None)
-            if made is None:
-                return
-            if isinstance(made, AvclError):
-                raise made
-            yield made.unpack() if isinstance(made, _Packed) else made
+                return next(batches, None)
+
+        yield from map(_sound, iter(following, None))
 
     def close(self) -> None:
         loader, self._loader = self._loader, None

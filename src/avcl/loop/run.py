@@ -18,12 +18,14 @@ from typing import Any
 import torch
 
 from avcl.data.dataset import Data
-from avcl.data.loader import Loader
+from avcl.data.loader import Loader, share
 from avcl.errors import DataError, DivergedError, ExistsError
 from avcl.files import Lock
 from avcl.loop.checkpoint import Checkpoint, check_identity, latest_checkpoint, write_checkpoint
+from avcl.loop.chunks import Chunks, Scratch, check_shares
 from avcl.loop.journal import MetricsFile, interruptible
 from avcl.loop.learner import Learner
+from avcl.loop.processes import Processes, launched
 from avcl.progress import Progress
 from avcl.seeds import kept_random_state, seed_everything, seed_for
 from avcl.system import Config, Step, System
@@ -75,28 +77,32 @@ def fit(
     config, data, seed and length are the same. ``workers`` never changes the result. For the whole to follow from
     ``seed``, build the system from it too: ``with seeded(seed, "init"): ...``.
 
-    Raises DivergedError where a loss, gradient or score is not finite; ExistsError where ``out`` holds another run (or
-    any run, if not ``resume``); LockedError where another process trains there; StoreError if no checkpoint is whole.
+    ``config.micro_batch`` clips at a time are decoded and encoded, the loss being that of the whole batch; several
+    processes (started by a launcher) share every batch. Either way ``losses`` gets a batch without streams (``chunks``
+    says how it is done, docs/decisions/0006 what is equal to what). Closed forms take no step and need neither.
+
+    ConfigError where the system declares that its loss needs raw batches (``Card.limits["cache"]``), or the processes
+    cannot share a batch equally; DivergedError where a loss, gradient or score is not finite; ExistsError where ``out``
+    holds another run (or any run, if not ``resume``); LockedError where another process trains there; StoreError if no
+    checkpoint is whole; WorkerError where a process died that takes part.
     """
     if len(train) == 0:
         raise DataError("there are no clips to train on.")
     if inputs is not None:
         train, val = train.configure(inputs), None if val is None else val.configure(inputs)
     folder = None if out is None else Path(out)
-    with kept_random_state(), Lock(folder) if folder else nullcontext():
-        run = _Run(system, train, val, inputs, seed, folder, workers, validate, transforms, max_steps)
+    processes = launched()
+    with kept_random_state(), processes.first_inside(Lock(folder) if folder else nullcontext()):
+        run = _Run(system, train, val, inputs, seed, folder, workers, validate, transforms, max_steps, processes)
         try:
             if system.closed_form:
                 return run.solve()
-            found = latest_checkpoint(folder / "checkpoints") if folder else None
+            found = processes.from_first(lambda: run.found(resume))
             if found is not None:
-                if not resume:
-                    raise ExistsError("there is a run in this folder.", file=folder, hint="Give another output folder.")
-                check_identity(found.state["identity"], run.identity, found.path)
                 run.restore(found)
                 if found.path.name == "final":
                     return run.result()
-            return run.train(checkpoint_steps, progress)
+            return run.train(checkpoint_steps, progress and processes.first)
         finally:
             run.close()
 
@@ -116,8 +122,10 @@ class _Run:
         validate: Callable[[System], float] | None,
         transforms: Sequence[Transform],
         max_steps: int | None,
+        processes: Processes,
     ):
         self.config: Config = system.config
+        self.processes = processes
         self.system, self.data = system, train
         self.seed, self.folder, self.workers, self.validate = seed, folder, workers, validate
         size = self.config.batch_size
@@ -125,8 +133,16 @@ class _Run:
         self.steps_per_epoch = len(train) // size if whole else 1
         self.total = self.config.epochs * self.steps_per_epoch
         self.total = self.total if max_steps is None else min(self.total, max_steps)
-        self.learner = Learner(system, self.total, seed)
         views = 1 if inputs is None else inputs.views
+        if not system.closed_form:
+            check_shares(system, len(train), processes)
+        self.micro = size if system.closed_form else min(self.config.micro_batch or size, size)
+        # Which rows of every batch are ours, and in how many chunks.
+        own = share(min(size, len(train)), (processes.rank, processes.count))
+        self.chunks = {"count": -(-len(own) // self.micro), "first": own.start * views}
+        self.clips = min(size, len(train)) * views
+        self.scratch = Scratch(folder)
+        self.learner = Learner(system, self.total, seed, processes)
         self.loader = Loader(
             train,
             batch_size=size,
@@ -168,7 +184,7 @@ class _Run:
     # ------------------------------------------------------------------------------------------------------- the loop
     def train(self, checkpoint_steps: int, shown: bool) -> FitResult:
         self.checkpoint_steps = checkpoint_steps
-        self.metrics = MetricsFile(self.folder / "metrics.jsonl" if self.folder else None, keep=self.metrics_bytes)
+        self.metrics = MetricsFile(self._metrics_path(), keep=self.metrics_bytes)
         self.bar = Progress(self.total, type(self.system).__module__.rpartition(".")[2], shown=shown, start=self.step)
         try:
             with interruptible() as self.interrupt, self.bar:
@@ -188,14 +204,14 @@ class _Run:
                 self.system.begin_epoch(_Batches(self, self.epoch), self.epoch)
         self.system.train()
         every, clips, since = max(1, self.total // LOG_LINES), 0, time.perf_counter()
-        for batch in self._batches():
-            turn = self.learner.learn(batch.to(self.learner.device), self.step, self.epoch)
+        for chunks in self._batches():
+            turn = self.learner.learn(chunks, self.step, self.epoch)
             self.step += 1
             self.position += 1
             for name, value in turn.losses.items():
                 total, steps = self.sums.get(name, (0.0, 0))
                 self.sums[name] = (total + value, steps + 1)
-            clips += len(batch)
+            clips += self.clips
             speed = clips / max(1e-9, time.perf_counter() - since)
             self.bar.update(self.step, f"loss {sum(turn.losses.values()):.4f}  {speed:.0f} clips/s")
             if self.step % every == 0:
@@ -209,19 +225,25 @@ class _Run:
         self._end_epoch()
         self._stop_if_asked()
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Chunks]:
         """The rest of this epoch."""
-        batches = iter(self.loader.batches(self.epoch, start=self.position))
+        part = (self.processes.rank, self.processes.count)
+        batches = self.loader.chunks(self.epoch, self.position, size=self.micro, part=part)
         while self.position < self.steps_per_epoch and self.step < self.total:
-            try:
-                batch = next(batches, None)
-            except Exception:
+            source, device = next(batches, iter(())), self.learner.device
+            yield Chunks(self._watched(source), **self.chunks, device=device, scratch=self.scratch)
+            for _ in source:  # nobody played
+                pass
+
+    def _watched(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        try:
+            yield from source
+        except Exception:
+            if self.processes.count == 1:
                 self._stop_if_asked()  # Ctrl-C reaches the workers too; that one of them died is no news then
-                raise
-            if batch is None:
-                have = f"{self.position} of {self.steps_per_epoch}"
-                raise DataError(f"epoch {self.epoch} ended after {have} batches.")
-            yield batch
+            raise
+        have = f"{self.position} of {self.steps_per_epoch}"
+        raise DataError(f"epoch {self.epoch} ended after {have} batches.")
 
     def _end_epoch(self) -> None:
         losses = {name: total / steps for name, (total, steps) in self.sums.items()}
@@ -242,16 +264,7 @@ class _Run:
         seed_everything(seed_for(self.seed, "evaluation"))
         learner.generator.manual_seed(seed_for(self.seed, "evaluation"))
         with learner.evaluated():
-            if self.validate is not None:
-                score = float(self.validate(self.system))
-            else:
-                assert self.val_loader is not None
-                at = Step(self.step, self.total, self.epoch, self.step / max(1, self.total), learner.generator)
-                total, clips = 0.0, 0
-                for batch in self.val_loader.batches(0):
-                    total += len(batch) * learner.loss(batch.to(learner.device), at)
-                    clips += len(batch)
-                score = -total / clips
+            score = self.processes.from_first(self._scored_here)
             if not math.isfinite(score):
                 hint = "Look at the validation clips, or lower the learning rate."
                 raise DivergedError(f"the validation score after step {self.step} is {score}.", hint=hint)
@@ -262,20 +275,33 @@ class _Run:
                 self.since_best += 1
         return score
 
+    def _scored_here(self) -> float:
+        if self.validate is not None:
+            return float(self.validate(self.system))
+        assert self.val_loader is not None
+        learner, loader, total, clips = self.learner, self.val_loader, 0.0, 0
+        at = Step(self.step, self.total, self.epoch, self.step / max(1, self.total), learner.generator)
+        count = -(-min(loader.batch_size, len(loader.data)) // self.micro)
+        for source in loader.chunks(0, size=self.micro):
+            value, rows = learner.loss(Chunks(source, count=count, device=learner.device), at)
+            total, clips = total + rows * value, clips + rows
+        return -total / clips
+
     def solve(self) -> FitResult:
         """A closed form: one pass over the training clips in their order, and no step."""
         with self._hook("finish"):
             self.system.finish(_Batches(self, 0))
         if self.scored:
             self.history = [{"epoch": 0, "step": 0, "losses": {}, "lr": {}, "validation": self._score()}]
-        metrics = MetricsFile(self.folder / "metrics.jsonl" if self.folder else None)
+        metrics = MetricsFile(self._metrics_path())
         for entry in self.history:
             metrics.write({"event": "epoch", **entry})
         metrics.close()
         return self.result()
 
     def close(self) -> None:
-        """End the worker processes."""
+        """End the worker processes and give back the disk."""
+        self.scratch.close()
         for loader in (self.loader, self.val_loader):
             if loader is not None:
                 loader.close()
@@ -293,7 +319,7 @@ class _Run:
             yield
 
     def _stop_if_asked(self) -> None:
-        if self.interrupt.asked:
+        if self.processes.any(self.interrupt.asked):
             self.bar.say(f"interrupted at step {self.step}")
             if self.position:  # else the checkpoint of the last epoch's end says it all
                 self._checkpoint()
@@ -304,9 +330,12 @@ class _Run:
         self._write(f"step-{self.step:08d}", self.learner.tensors())
 
     def _write(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        if self.folder is None:
-            return
-        state = {
+        if self.folder is not None:
+            folder = self.folder / "checkpoints"
+            self.processes.from_first(lambda: write_checkpoint(folder, name, self._state(), tensors))
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "step": self.step,
             "epoch": self.epoch,
             "position": self.position,
@@ -318,7 +347,20 @@ class _Run:
             "metrics": self.metrics.settle(),
             "identity": self.identity,
         }
-        write_checkpoint(self.folder / "checkpoints", name, state, tensors)
+
+    def _metrics_path(self) -> Path | None:
+        return self.folder / "metrics.jsonl" if self.folder and self.processes.first else None
+
+    def found(self, resume: bool) -> Checkpoint | None:
+        """Where this run is to go on; ExistsError where the folder holds another one."""
+        found = latest_checkpoint(self.folder / "checkpoints") if self.folder else None
+        if found is not None:
+            if not resume:
+                raise ExistsError(
+                    "there is a run in this folder.", file=self.folder, hint="Give another output folder."
+                )
+            check_identity(found.state["identity"], self.identity, found.path)
+        return found
 
     def restore(self, found: Checkpoint) -> None:
         """Stand where the checkpoint was written."""
@@ -340,10 +382,10 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         run = self._run
-        size = run.config.batch_size
-        with Loader(run.data, batch_size=size, seed=run.seed, workers=run.workers) as loader:
+        with Loader(run.data, batch_size=run.micro, seed=run.seed, workers=run.workers) as loader:
             for batch in loader.batches(self._epoch):
                 yield batch.to(run.learner.device)
+                del batch  # or it would live until the next one is whole
 
 
 def _name(transform: Transform) -> str:

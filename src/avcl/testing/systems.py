@@ -6,7 +6,7 @@ A check that a system's ``card.limits`` names must fail: a limit that no longer 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ import torch
 
 from avcl import discover, store
 from avcl.data import collate
-from avcl.seeds import seeded
+from avcl.errors import BatchError, ConfigError
+from avcl.loop.chunks import Cached, Chunks, Scratch
+from avcl.seeds import seed_everything, seed_for, seeded
 from avcl.system import Embeds, Step, System
 from avcl.types import Batch, Clip, DataSpec, Inputs, Stream, StreamSpec
 
@@ -55,7 +57,7 @@ def check_system(cls: type[System]) -> Iterator[tuple[str, Check]]:
     yield "config", partial(_config, cls)
     config = cls.Config.tiny()
     for kind, spec in (("features", FEATURES), ("media", media_spec(cls.inputs(config)))):
-        for check in (_losses, _gradient, _determinism, _store, _embedding, _padding, _order, _one_modality):
+        for check in (_losses, _gradient, _determinism, _store, _embedding, _padding, _order, _one_modality, _cache):
             name = check.__name__.removeprefix("_")
             yield f"{kind}-{name}", partial(_with_limits, cls, name, partial(check, cls, spec))
 
@@ -172,6 +174,66 @@ def _order(cls: type[System], spec: DataSpec) -> None:
     for name in spec.streams:
         forward, backward = (_embedded(system, collate(c), name) for c in (clips, clips[::-1]))
         torch.testing.assert_close(forward, backward.flip(0), atol=2e-5, rtol=1e-4)
+
+
+def _cache(cls: type[System], spec: DataSpec) -> None:
+    """``micro_batch``: losses and gradients of a batch in chunks are those of the chunks in one graph, and, where
+    nothing is drawn at random and no statistics are taken, of the whole batch."""
+    if cls.closed_form:
+        return
+    clips = clips_of(spec, n=7)
+    parts = [collate(clips[at : at + 3]) for at in (0, 3)] + [collate(clips[6:])]
+    for training in (True, False):
+        one, two = (_made(cls, spec).train(training) for _ in range(2))
+        some = parts[:2] if training else parts  # a chunk of one clip has no statistics
+        found, cached = _in_chunks(two, some)
+        terms, gradients = _in_one_graph(one, some)
+        _same("the loss", found, terms)
+        _same("the gradient of", cached, gradients)
+        _same("the buffer", dict(two.named_buffers()), dict(one.named_buffers()))
+    whole = collate(clips)
+    seed_everything(0)
+    drawn, again = _made(cls, spec).encode(whole), _made(cls, spec).encode(whole)
+    if all(torch.equal(drawn[name], again[name]) for name in drawn):
+        seed_everything(seed_for(0, "losses"))
+        _same("the loss", found, _made(cls, spec)(whole, _step())[0])
+
+
+def _in_chunks(system: System, parts: list[Batch]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    scratch, parameters = Scratch(), [p for p in system.parameters() if p.requires_grad]
+    try:
+        cached = Cached(system, Chunks(iter(parts), count=len(parts), scratch=scratch), seed=0)
+        encoded, batch = cached.encode()
+        terms = dict(system.losses(encoded, batch, _step()))
+        cached.backward(torch.stack(list(terms.values())).sum(), parameters)
+    except (BatchError, ConfigError) as error:
+        raise AssertionError(f"the loss cannot be taken over embeddings alone: {error}") from error
+    finally:
+        scratch.close()
+    return terms, _gradients(system)
+
+
+def _in_one_graph(system: System, parts: list[Batch]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    first, encoded = 0, []
+    for part in parts:
+        seed_everything(seed_for(0, "row", first))
+        encoded.append(system.encode(part))
+        first += len(part)
+    whole = collate(clips_of(system.spec, n=7)[:first])
+    seed_everything(seed_for(0, "losses"))
+    terms = dict(system.losses({n: torch.cat([part[n] for part in encoded]) for n in encoded[0]}, whole, _step()))
+    torch.stack(list(terms.values())).sum().backward()
+    return terms, _gradients(system)
+
+
+def _gradients(system: System) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in system.named_parameters() if p.grad is not None}
+
+
+def _same(what: str, one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> None:
+    assert one.keys() == two.keys(), f"{what}: {sorted(one.keys() ^ two.keys())}"
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-5, rtol=1e-4), f"{what} {name} is another one in chunks"
 
 
 def _one_modality(cls: type[System], spec: DataSpec) -> None:
