@@ -23,18 +23,20 @@ from torch.autograd.function import once_differentiable
 from avcl.objectives.inputs import full_precision
 
 CELLS = 1 << 20
-# Up to this many cells the plain form is as fast and its matrix is of no account.
-SMALL = 1 << 18
-# Where |S| stays below this, exp(S - R) and exp(S - C) are within each other's range: one exponential serves both.
-NARROW = 30.0
+# Where |S| stays below this, exp S and its sums keep all their digits in float32 as they are: one exponential serves
+# rows and columns, and no maximum is needed. Unit rows at τ ≥ 1/60 are within.
+NARROW = 60.0
 
 Edit = Callable[[Tensor, slice], None]
 Kernel = Callable[[Tensor, slice], tuple[Tensor, ...]]
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices that cover ``rows``, each of at most ``CELLS`` cells (or one row)."""
-    step = max(1, CELLS // max(1, columns))
+    """Slices that cover ``rows``, each of about ``CELLS`` cells, but no thinner than 128 rows (fewer if CELLS is small).
+
+    A thinner product would read all of v for too few rows.
+    """
+    step = max(1, CELLS // max(1, columns), min(128, CELLS // 4096))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -51,10 +53,6 @@ def log_sums(a: Tensor, v: Tensor, edit: Edit | None = None) -> tuple[Tensor, Te
     ``edit(scores, rows)`` may set cells of a block to -inf in place: they are left out. Of an empty sum the log is
     -inf, with zero gradient.
     """
-    if len(a) * len(v) <= min(SMALL, CELLS):
-        with full_precision(a):
-            scores = _scores(a, v, slice(0, len(a)), edit)
-        return scores.logsumexp(1), scores.logsumexp(0)
     return _LogSums.apply(a, v, edit)
 
 
@@ -64,18 +62,19 @@ class _LogSums(torch.autograd.Function):
         kept: tuple[Tensor, ...] = ()
         with full_precision(a):
             narrow = float(a.norm(dim=1).amax() * v.norm(dim=1).amax()) <= NARROW
-            row, column = a.new_empty(len(a)), a.new_full((len(v),), -torch.inf)
+            row, column = a.new_empty(len(a)), a.new_zeros(len(v)) if narrow else a.new_full((len(v),), -torch.inf)
             for rows in row_blocks(len(a), len(v)):
                 scores = _scores(a, v, rows, edit)
-                part = None if narrow else scores.logsumexp(0)
-                top = _finite(scores.amax(1))
-                exps = scores.sub_(top[:, None]).exp_()
-                row[rows] = exps.sum(1).log_().add_(top)
-                if part is None:  # Σ_i exp S_ij = exp(peak) Σ_i exp(S_ij - top_i) exp(top_i - peak)
-                    peak = top.amax()
-                    part = torch.mv(exps.T, (top - peak).exp()).log_().add_(peak)
-                    kept = (exps, top) if len(exps) == len(a) else ()
-                column = torch.logaddexp(column, part)
+                if narrow:
+                    exps = scores.exp_()
+                    row[rows] = exps.sum(1)
+                    column += exps.sum(0)
+                    kept = (exps,) if len(exps) == len(a) else ()
+                else:
+                    row[rows] = scores.logsumexp(1)
+                    column = torch.logaddexp(column, scores.logsumexp(0))
+            if narrow:
+                row, column = row.log_(), column.log_()
         ctx.save_for_backward(a, v, row, column, *kept)
         ctx.edit, ctx.narrow = edit, narrow
         return row, column
@@ -85,22 +84,23 @@ class _LogSums(torch.autograd.Function):
     def backward(ctx: Any, to_row: Tensor, to_column: Tensor) -> tuple[Tensor | None, ...]:
         a, v, row, column, *kept = ctx.saved_tensors
         with full_precision(a):
-            # +inf in place of -inf: no cell has a share in an empty sum
-            row, column = (x.masked_fill(x == -torch.inf, torch.inf) for x in (row, column))
-            for_a, for_v = torch.zeros_like(a), torch.zeros_like(v)
+            if ctx.edit is not None:  # +inf in place of -inf: no cell has a share in an empty sum
+                row, column = (x.masked_fill(x == -torch.inf, torch.inf) for x in (row, column))
+            if ctx.narrow:
+                to_row, to_column = to_row * (-row).exp_(), to_column * (-column).exp_()
+            if kept:
+                share = (to_row[:, None] + to_column).mul_(kept[0])
+                return share @ v, share.T @ a, None
+            for_a, for_v = torch.empty_like(a), torch.zeros_like(v)
             for rows in row_blocks(len(a), len(v)):
                 # share_ij = r_i exp(S_ij - R_i) + c_j exp(S_ij - C_j), of one exponential where the range allows it
                 if ctx.narrow:
-                    base = kept[1] if kept else _finite(row[rows])
-                    exps = kept[0] if kept else _scores(a, v, rows, ctx.edit).sub_(base[:, None]).exp_()
-                    middle = base.mean()
-                    share = torch.outer((base - middle).exp_(), to_column * (middle - column).exp_())
-                    share.add_((to_row[rows] * (base - row[rows]).exp_())[:, None]).mul_(exps)
+                    share = (to_row[rows, None] + to_column).mul_(_scores(a, v, rows, ctx.edit).exp_())
                 else:
                     scores = _scores(a, v, rows, ctx.edit)
                     share = (scores - column).exp_().mul_(to_column)
                     share.addcmul_(scores.sub_(row[rows, None]).exp_(), to_row[rows, None])
-                for_a[rows] = share @ v
+                torch.mm(share, v, out=for_a[rows])
                 for_v.addmm_(share.T, a[rows])
         return for_a, for_v, None
 
@@ -110,11 +110,6 @@ def _scores(a: Tensor, v: Tensor, rows: slice, edit: Edit | None) -> Tensor:
     if edit is not None:
         edit(scores, rows)
     return scores
-
-
-def _finite(x: Tensor) -> Tensor:
-    """Zero in place of an infinite entry: what an empty row subtracts from its -inf cells."""
-    return x.masked_fill(x.isinf(), 0.0)
 
 
 # ----------------------------------------------------------------------------------------------------------- score_sum

@@ -88,10 +88,9 @@ def masked_margin_softmax(
             raise BatchError(f"mask must be bool [{len(a)}, {len(a)}], not {mask.dtype} {tuple(mask.shape)}.")
         edit = _masked(mask)
     with full_precision(a):
-        a = a * scale
-        row, column = log_sums(a, v, edit)
+        a = _scaled(a, scale)
         own = (a * v).sum(1) - margin * scale
-        return (softplus(row - own) + softplus(column - own)).mean()
+        return 2 * softplus(torch.stack(log_sums(a, v, edit)) - own).mean()
 
 
 def adaptive_mean_margin(a: Tensor, v: Tensor, *, alpha: float, scale: float | Tensor = 1.0) -> Tensor:
@@ -116,10 +115,14 @@ def adaptive_mean_margin(a: Tensor, v: Tensor, *, alpha: float, scale: float | T
     with full_precision(a):
         own = (a * v).sum(1)
         others = max(1, len(a) - 1)
-        row_margin = alpha * (own - ((a @ v.sum(0)) - own) / others)
-        column_margin = alpha * (own - ((v @ a.sum(0)) - own) / others)
-        row, column = log_sums(a * scale, v, without_diagonal)
-        return (softplus(row - scale * (own - row_margin)) + softplus(column - scale * (own - column_margin))).mean()
+        row_margin = alpha * (own - (a @ v.sum(0) - own) / others)
+        column_margin = alpha * (own - (v @ a.sum(0) - own) / others)
+        others_sum = torch.stack(log_sums(_scaled(a, scale), v, without_diagonal))
+        return 2 * softplus(others_sum - scale * (own - torch.stack([row_margin, column_margin]))).mean()
+
+
+def _scaled(a: Tensor, scale: float | Tensor) -> Tensor:
+    return a if not isinstance(scale, Tensor) and scale == 1 else a * scale
 
 
 def _finite(name: str, value: float) -> None:
