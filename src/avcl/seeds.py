@@ -1,7 +1,8 @@
 """Named seed streams: seed of a stream = SHA-256(seed / name / ...), so that no use of randomness disturbs another.
 
-Names in use: ``init`` (weights), ``order``, ``augmentation`` (the loader), ``step`` (dropout), ``loss`` (noise of an
-objective), ``epoch``, ``evaluation``, ``finish``. No stream carries state from one step to the next: the randomness of
+Names in use: ``init`` (weights), ``order``, ``augmentation`` (the loader), ``step`` (dropout; with
+chunks or processes also ``turn``, ``row`` of the first clip of a chunk, ``losses``), ``loss`` (noise of an objective),
+``epoch``, ``evaluation``, ``finish``. No stream carries state from one step to the next: the randomness of
 step n follows from the seed and n alone, which is what makes a resumed run equal to an unbroken one.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -204,10 +204,8 @@ class System(nn.Module, ABC):
         that looks across rows, is declared: ``Card.limits = {"cache": reason}``.
         """
 
-    def forward(
-        self, batch: Batch, at: Step, gather: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda e: e
-    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        encoded = gather(self.encode(batch))
+    def forward(self, batch: Batch, at: Step) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        encoded = self.encode(batch)
         return self.losses(encoded, batch, at), encoded
 
     def phases(self) -> tuple[Phase, ...]:

@@ -23,6 +23,8 @@ from torch.autograd.function import once_differentiable
 from avcl.objectives.inputs import full_precision
 
 CELLS = 1 << 20
+# Up to so many cells the matrix is of no account, and the dense form has fewer steps.
+SMALL = 1 << 17
 # Where |S| stays below this, exp S and its sums keep all their digits in float32 as they are: one exponential serves
 # rows and columns, and no maximum is needed. Unit rows at τ ≥ 1/60 are within.
 NARROW = 60.0
@@ -32,7 +34,7 @@ Kernel = Callable[[Tensor, slice], tuple[Tensor, ...]]
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices that cover ``rows``, each of about ``CELLS`` cells, but no thinner than 128 rows (fewer if CELLS is small).
+    """Slices that cover ``rows``, each of about ``CELLS`` cells, but no thinner than 128 rows (unless CELLS is small).
 
     A thinner product would read all of v for too few rows.
     """
@@ -44,6 +46,20 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 def without_diagonal(scores: Tensor, rows: slice) -> None:
     """The edit of ``log_sums`` that leaves out the own pairs."""
     scores.diagonal(rows.start)[: len(scores)].fill_(-torch.inf)
+
+
+def is_small(a: Tensor, v: Tensor) -> bool:
+    """Whether the dense form of all pairs is the quicker one."""
+    return len(a) * len(v) <= min(SMALL, CELLS)
+
+
+def own_costs(a: Tensor, v: Tensor) -> Tensor:
+    """[B] ``log Σ_j exp S_ij + log Σ_j exp S_ji - 2 S_ii``: the softmax costs of the own pair in both directions."""
+    if is_small(a, v):
+        scores = a @ v.T
+        return -(scores.log_softmax(1).diagonal() + scores.log_softmax(0).diagonal())
+    row, column = log_sums(a, v)
+    return row + column - 2 * (a * v).sum(1)
 
 
 # ------------------------------------------------------------------------------------------------------------ log_sums

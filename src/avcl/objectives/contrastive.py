@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from avcl.errors import BatchError, ConfigError
-from avcl.objectives.blocked import Edit, agreement, log_sums, without_diagonal
+from avcl.objectives.blocked import Edit, agreement, log_sums, own_costs, without_diagonal
 from avcl.objectives.inputs import above, at_least, full_precision, labels, pairs, raised
 
 
@@ -50,6 +50,8 @@ def info_nce(
     above("temperature", temperature)
     with full_precision(a):
         a = a / temperature
+        if positives is None and not two_sided:
+            return 0.5 * own_costs(a, v).mean()
         row, column = log_sums(a, v)
         if two_sided:
             row = column = torch.logaddexp(row, column)
@@ -212,8 +214,7 @@ def n_pair(a: Tensor, v: Tensor, *, weight: float = 0.0) -> Tensor:
     a, v = pairs("n_pair", a, v)
     at_least("weight", weight)
     with full_precision(a):
-        row, column = log_sums(a, v)
-        loss = (row + column - 2 * (a * v).sum(1)).mean()
+        loss = own_costs(a, v).mean()
         return loss + weight * (a.square().sum(1) + v.square().sum(1)).mean() if weight else loss
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from avcl.errors import BatchError, ConfigError
-from avcl.objectives.blocked import Edit, log_sums, row_blocks, score_sum, without_diagonal
+from avcl.objectives.blocked import Edit, is_small, log_sums, row_blocks, score_sum, without_diagonal
 from avcl.objectives.inputs import above, full_precision, pairs
 
 
@@ -89,6 +89,12 @@ def masked_margin_softmax(
         edit = _masked(mask)
     with full_precision(a):
         a = _scaled(a, scale)
+        if is_small(a, v):
+            scores = a @ v.T
+            if mask is not None:
+                scores = scores.masked_fill(~(mask | _diagonal(scores)), -torch.inf)
+            scores.diagonal().sub_(margin * scale)
+            return _both_ways(scores, scores)
         own = (a * v).sum(1) - margin * scale
         return 2 * softplus(torch.stack(log_sums(a, v, edit)) - own).mean()
 
@@ -117,8 +123,20 @@ def adaptive_mean_margin(a: Tensor, v: Tensor, *, alpha: float, scale: float | T
         others = max(1, len(a) - 1)
         row_margin = alpha * (own - (a @ v.sum(0) - own) / others)
         column_margin = alpha * (own - (v @ a.sum(0) - own) / others)
+        if is_small(a, v):
+            scores = _scaled(a, scale) @ v.T
+            return _both_ways(scores - torch.diag(scale * row_margin), scores - torch.diag(scale * column_margin))
         others_sum = torch.stack(log_sums(_scaled(a, scale), v, without_diagonal))
         return 2 * softplus(others_sum - scale * (own - torch.stack([row_margin, column_margin]))).mean()
+
+
+def _both_ways(rows: Tensor, columns: Tensor) -> Tensor:
+    """Softmax costs of the diagonal, along the rows of one matrix and the columns of the other."""
+    return -(rows.log_softmax(1).diagonal() + columns.log_softmax(0).diagonal()).mean()
+
+
+def _diagonal(scores: Tensor) -> Tensor:
+    return torch.eye(len(scores), dtype=torch.bool, device=scores.device)
 
 
 def _scaled(a: Tensor, scale: float | Tensor) -> Tensor:
