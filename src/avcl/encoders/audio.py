@@ -21,7 +21,8 @@ def log_mel_stream(stream: Stream, *, bands: int = 48, hop: float = 1 / 64, wind
     enters.
     """
     step, size = max(1, round(hop * stream.rate)), 1 << max(5, round(window * stream.rate) - 1).bit_length()
-    wave = (stream.data * stream.mask[:, :, None]).mean(2)
+    kind = torch.promote_types(stream.data.dtype, torch.float32)  # there is no transform of half a precision
+    wave = (stream.data.to(kind) * stream.mask[:, :, None]).mean(2)
     level = log_mel(
         wave,
         sample_rate=stream.rate,
@@ -37,7 +38,7 @@ def log_mel_stream(stream: Stream, *, bands: int = 48, hop: float = 1 / 64, wind
     top = level.masked_fill(~keep, math.log(1e-10)).amax((1, 2), keepdim=True)
     level = torch.maximum(level, top - math.log(1e5))
     mean = (level * keep).sum((1, 2), keepdim=True) / (keep.sum((1, 2), keepdim=True) * bands).clamp(min=1)
-    return Stream((level - mean) / 3 * keep, mask, stream.rate / step)
+    return Stream(((level - mean) / 3 * keep).to(stream.data.dtype), mask, stream.rate / step)
 
 
 class LogMelConv(nn.Module):
@@ -75,7 +76,12 @@ class LogMelConv(nn.Module):
         return Stream(x.transpose(1, 2), mask, mel.rate / 2 ** len(self.convs))
 
 
+def strided(mask: Tensor, stride: int) -> Tensor:
+    """The mask after a stride: a step is recorded where any of its ``stride`` parts is; ceil(T / stride) steps."""
+    padded = nn.functional.pad(mask, (0, -mask.shape[1] % stride))
+    return padded.unflatten(1, (-1, stride)).any(2)
+
+
 def halve(mask: Tensor) -> Tensor:
     """The mask after a stride of two: a step is recorded where either of its two parts is; ceil(T / 2) steps."""
-    padded = nn.functional.pad(mask, (0, mask.shape[1] % 2))
-    return padded[:, ::2] | padded[:, 1::2]
+    return strided(mask, 2)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from avcl.encoders.norm import ChannelNorm
+from avcl.errors import BatchError
 from avcl.nn.pooling import evenly
 from avcl.types import Stream
 
@@ -17,6 +18,20 @@ def glimpses(stream: Stream, count: int) -> Stream:
     rows = torch.arange(len(where), device=where.device)[:, None]
     rate = stream.rate * count / stream.data.shape[1]
     return Stream(stream.data[rows, where], stream.mask[rows, where], rate)
+
+
+def centered(stream: Stream) -> Tensor:
+    """``x - 1/2`` of a video [B, T, 3, H, W], zeros in every frame that was not recorded, whatever lies there.
+
+    Raises BatchError for anything but colored frames as floating-point numbers.
+    """
+    data = stream.data
+    if data.ndim != 5 or data.shape[2] != 3 or not data.is_floating_point():
+        raise BatchError(
+            f"frames are float [B, T, 3, H, W] in [0, 1], not {data.dtype} {list(data.shape)}.",
+            hint="Batch.to(device) turns uint8 into float.",
+        )
+    return (data - 0.5).masked_fill(~stream.mask[:, :, None, None, None], 0.0)
 
 
 class FrameConv(nn.Module):
@@ -37,7 +52,7 @@ class FrameConv(nn.Module):
 
     def forward(self, stream: Stream) -> Stream:
         batch, steps = stream.mask.shape
-        x = (stream.data - 0.5).flatten(0, 1).to(memory_format=torch.channels_last)
+        x = centered(stream).flatten(0, 1).to(memory_format=torch.channels_last)
         for conv, norm in zip((self.stem, self.down, self.last), self.norms, strict=True):
             x = nn.functional.gelu(norm(conv(x)))
         x = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1).reshape(batch, steps, -1)

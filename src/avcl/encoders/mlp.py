@@ -10,7 +10,8 @@ from avcl.types import Stream
 class MLP(nn.Module):
     """``depth`` hidden layers of ``hidden`` units, GELU, layer norm and dropout between: [B, T, D] to [B, T, dim].
 
-    A feature map [B, T, H, W, D] is averaged over its cells first. Rate and mask stay as they are.
+    A feature map [B, T, H, W, D] is averaged over its cells first. Rate and mask stay as they are;
+    steps that were not recorded are zeros.
     """
 
     def __init__(self, features: int, *, hidden: int, dim: int, depth: int = 1, dropout: float = 0.0):
@@ -24,7 +25,7 @@ class MLP(nn.Module):
         self.dim = dim
 
     def forward(self, stream: Stream) -> Stream:
-        return stream._replace(data=self.net(_flat(stream.data)))
+        return stream._replace(data=self.net(_flat(stream.data)) * stream.mask[:, :, None])
 
 
 def _flat(data: Tensor) -> Tensor:

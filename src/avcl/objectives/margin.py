@@ -49,10 +49,12 @@ def hinge(a: Tensor, v: Tensor, *, margin: float, negatives: Literal["sum", "har
         matched = own.detach() - margin
 
         def kernel(scores: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-            over_row, over_column = scores - matched[rows, None], scores.sub_(matched)
+            over_row = (scores - matched[rows, None]).clamp_(min=0)
+            over_column = scores.sub_(matched).clamp_(min=0)
+            value = scores.new_zeros((), dtype=torch.float64)
             for over in (over_row, over_column):
-                over.clamp_(min=0).diagonal(rows.start)[: len(over)].zero_()
-            value = over_row.sum(dtype=torch.float64) + over_column.sum(dtype=torch.float64)
+                over.diagonal(rows.start)[: len(over)].zero_()
+                value = value + over.sum(1).sum(dtype=torch.float64)
             in_row, in_column = over_row.sign_(), over_column.sign_()  # 1 where the hinge is open
             to_own = -in_column.sum(0)
             to_own[rows] -= in_row.sum(1)
