@@ -38,14 +38,20 @@ def hinge(a: Tensor, v: Tensor, *, margin: float, negatives: Literal["sum", "har
     if negatives not in ("sum", "hardest"):
         raise ConfigError(f'negatives = "{negatives}" must be "sum" or "hardest".')
     with full_precision(a):
-        own = (a * v).sum(1)
         if negatives == "hardest":
+            own = (a * v).sum(1)
             if len(a) == 1:
                 return 0.0 * own.sum()
             column, row = _hardest(a.detach(), v.detach())
             return (
                 ((a * v[column]).sum(1) - own + margin).clamp(min=0) + ((a[row] * v).sum(1) - own + margin).clamp(min=0)
             ).mean()
+        if is_small(a, v):
+            scores = a @ v.T
+            bar = scores.diagonal() - margin
+            over = (scores - bar[:, None]).clamp(min=0) + (scores - bar).clamp(min=0)
+            return over.fill_diagonal_(0).sum() / len(a)
+        own = (a * v).sum(1)
         matched = own.detach() - margin
 
         def kernel(scores: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
