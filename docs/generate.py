@@ -3,7 +3,7 @@
 docs/cli.md      every verb with its arguments, from the models in ``avcl.ops``
 docs/results.md  the tables of measured figures, from results/**/*.json
 docs/world-presets.md  the presets of the generated world, from their own description
-docs/objectives.md, docs/metrics.md  every public formula, from its own docstring
+docs/objectives.md, docs/metrics.md, docs/parts.md  every public formula and part, from its own docstring
 """
 
 from __future__ import annotations
@@ -155,22 +155,35 @@ never NaN; each record names its rule, variant, encoder or classifier. What the 
 """
 
 
-def formulas_page(package: str, title: str, about: str) -> str:
-    """A section for each module of a package, a row for each public name that it defines."""
-    import importlib
-    import inspect
+PARTS = """
+Generated from the docstrings of `avcl.nn` and `avcl.encoders` by `docs/generate.py`. An encoder takes a `Stream` and
+returns one (`dim` is its width): padding never changes what was recorded, unrecorded steps come out as zeros, mask and
+rate stay true through every stride. Parts with two inputs take two Streams, each with its own clock;
+`return_attention=True` adds the map. Pooling is separate. `avcl.testing.check_encoder` holds every part to that, yours
+too.
+"""
 
-    room = importlib.import_module(package)
-    modules: dict[str, list[str]] = {}
-    for name in room.__all__:
-        if module := getattr(getattr(room, name), "__module__", "").removeprefix(package + "."):
-            modules.setdefault(module, []).append(name)
+
+def formulas_page(title: str, about: str, *packages: str) -> str:
+    """A section for each module of the packages, a row for each public name that it defines."""
+    import importlib
+
     lines = [f"# {title}", "", about.strip()]
-    for module in sorted(module for module in modules if "." not in module):
-        about_module = inspect.getdoc(importlib.import_module(f"{package}.{module}")) or ""
-        lines += ["", f"## {module}", "", about_module.split("\n\n")[0].replace("\n", " "), ""]
-        rows = [[f"`{name}`", _first_sentence(getattr(room, name))] for name in modules[module]]
-        lines += _table(["name", "what it is"], rows)
+    for package in packages:
+        room = importlib.import_module(package)
+        for path in sorted(Path(room.__path__[0]).glob("[!_]*.py")):
+            module = importlib.import_module(f"{package}.{path.stem}")
+            known = getattr(room, "__all__", None)
+            rows = [
+                [f"`{name}`", _first_sentence(value)]
+                for name, value in sorted(vars(module).items())
+                if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+                if callable(value) and (known is None or name in known)
+            ]
+            if rows:
+                about_module = (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+                heading = path.stem if len(packages) == 1 else f"{room.__name__.removeprefix('avcl.')}.{path.stem}"
+                lines += ["", f"## {heading}", "", about_module, "", *_table(["name", "what it is"], rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -186,8 +199,9 @@ def _first_sentence(value: Any) -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/cli.md": cli_page,
-    "docs/metrics.md": lambda: formulas_page("avcl.metrics", "Metrics", METRICS),
-    "docs/objectives.md": lambda: formulas_page("avcl.objectives", "Objectives", OBJECTIVES),
+    "docs/metrics.md": lambda: formulas_page("Metrics", METRICS, "avcl.metrics"),
+    "docs/objectives.md": lambda: formulas_page("Objectives", OBJECTIVES, "avcl.objectives"),
+    "docs/parts.md": lambda: formulas_page("Parts", PARTS, "avcl.nn", "avcl.encoders"),
     "docs/results.md": results_page,
     "docs/world-presets.md": presets_page,
 }
