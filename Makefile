@@ -53,6 +53,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/ranking.py
 	$(BIN)/python benchmarks/correlation.py
 	$(BIN)/python benchmarks/gradient_cache.py
+	$(BIN)/python benchmarks/encoders.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py

@@ -19,6 +19,7 @@ SMOKE = {
     "ranking.py": [],
     "correlation.py": [],
     "gradient_cache.py": [],
+    "encoders.py": [],
 }
 
 
@@ -31,7 +32,7 @@ def load(monkeypatch: pytest.MonkeyPatch):
         return importlib.import_module(name)
 
     yield module
-    for name in ("measure", *(Path(script).stem for script in SMOKE)):
+    for name in ("measure", "lengths", *(Path(script).stem for script in SMOKE)):
         sys.modules.pop(name, None)
 
 
@@ -69,6 +70,25 @@ def test_every_ranking_computes_one_value(load) -> None:
     values = [call(*data) for side, call in script.SIDES.items() if side not in script.BOUNDS]
     assert values == pytest.approx([values[0]] * 3, abs=1e-6)
     assert 0.25 < values[0] < 1
+
+
+@torch.no_grad()
+def test_attention_beside_torch_is_one_computation(load) -> None:
+    script = load("encoders")
+    for name, make in script.PARTS.items():
+        part = make((3, 8, 8, 2))
+        peer = part.formula if part.peer is None else part.peer
+        values = [side()[part.keep] for side in (part.ours, peer, part.formula)]
+        assert float(values[0].abs().max()) > 0.01, name
+        for other in values[1:]:
+            assert torch.allclose(values[0], other, atol=script.NEAR), name
+
+
+def test_the_cost_of_a_second_counts_from_a_minute_on(load) -> None:
+    spread = load("encoders").spread
+    rows = [{"way": "a", "seconds": s, "ms_per_second": c} for s, c in ((10.0, 9.0), (60.0, 2.0), (600.0, 3.0))]
+    assert spread(rows, "a") == 1.5
+    assert spread(rows, "b") is None
 
 
 def test_an_aim_is_met_where_all_of_it_is(load) -> None:
