@@ -76,9 +76,14 @@ class LogMelConv(nn.Module):
         return Stream(x.transpose(1, 2), mask, mel.rate / 2 ** len(self.convs))
 
 
+def lacking(size: int, part: int) -> int:
+    """What ``size`` lacks to the next multiple of ``part``; without a negative modulo, whose sign exporters change."""
+    return (part - size % part) % part
+
+
 def strided(mask: Tensor, stride: int) -> Tensor:
     """The mask after a stride: a step is recorded where any of its ``stride`` parts is; ceil(T / stride) steps."""
-    padded = nn.functional.pad(mask, (0, -mask.shape[1] % stride))
+    padded = nn.functional.pad(mask, (0, lacking(mask.shape[1], stride)))
     return padded.unflatten(1, (-1, stride)).any(2)
 
 

@@ -31,10 +31,11 @@ def norm_layer(kind: NormName, channels: int, *, axes: int, eps: float = 1e-5) -
     """``channel``: ChannelNorm. ``batch``: torch's batch norm over ``axes`` (1, 2, 3) position axes, as in the papers.
 
     Batch norm breaks the contract of encoders: in training an output depends on the other rows and on padding, whose
-    zeros are counted. Both have the same number of parameters. Raises ConfigError for another kind.
+    zeros are counted. Both have the same number of parameters; ``eps`` is that of ChannelNorm. Raises ConfigError for
+    another kind.
     """
     if kind == "channel":
         return ChannelNorm(channels, eps=eps)
     if kind == "batch":
-        return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1](channels, eps=eps)
+        return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[axes - 1](channels)
     raise ConfigError(f'norm="{kind}" is unknown.', hint="Use channel or batch.")
