@@ -63,7 +63,12 @@ def test_examples_run(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    small = {"find_the_sound": {"clips": 12, "epochs": 1}}.get(script.stem, {})
+    sizes = {
+        "event_detector": {"clips": 8, "held_out": 4, "epochs": 1},
+        "find_the_sound": {"clips": 12, "epochs": 1},
+        "poe_vae": {"clips": 64, "steps": 20},
+    }
+    small = sizes.get(script.stem, {})
     arguments = [str(tmp_path)] if script.stem == "find_the_sound" else []
     module.main(arguments, **small)
     assert capsys.readouterr().out.strip()
