@@ -15,7 +15,7 @@ def glimpses(stream: Stream, count: int) -> Stream:
     """At most ``count`` frames of each clip, evenly spread over what was recorded; all frames where there are fewer."""
     count = min(count, stream.data.shape[1])
     where = evenly(stream.mask, count)  # [B, count]
-    rows = torch.arange(len(where), device=where.device)[:, None]
+    rows = torch.arange(where.shape[0], device=where.device)[:, None]  # len() would fix the batch of an export
     rate = stream.rate * count / stream.data.shape[1]
     return Stream(stream.data[rows, where], stream.mask[rows, where], rate)
 

@@ -86,7 +86,7 @@ class Recurrent(nn.Module):
     def _first(self, layer: int, direction: int, x: Tensor) -> Tensor | tuple[Tensor, ...] | None:
         if self.start is None:
             return None
-        states = tuple(s[None, None].expand(1, len(x), -1).contiguous() for s in self.start[layer, direction])
+        states = tuple(s[None, None].expand(1, x.shape[0], -1).contiguous() for s in self.start[layer, direction])
         return states[0] if len(states) == 1 else states
 
 

@@ -161,7 +161,7 @@ class UNet(nn.Module):
         self, stream: Stream, condition: Tensor | Stream | None, shown: bool
     ) -> tuple[Stream, Stream, Tensor | None]:
         x = self._input(stream)
-        self._check(condition, len(x))
+        self._check(condition, x.shape[0])
         masks, sizes, skips = [stream.mask], [x.shape[2:]], []
         given, deepest = x.permute(0, 3, 2, 1), len(self.downs)
         x = self._standard(x, stream.mask) if self.standardize else x
@@ -206,7 +206,7 @@ class UNet(nn.Module):
             return
         data = condition if isinstance(condition, Tensor) else condition.data
         ranks = (3, 5) if isinstance(condition, Stream) else (2, 3) if self.condition == "product" else (2,)
-        if data.ndim not in ranks or len(data) != batch or data.shape[-1] != self.condition_dim:
+        if data.ndim not in ranks or data.shape[0] != batch or data.shape[-1] != self.condition_dim:
             raise BatchError(
                 f'UNet: condition "{self.condition}" needs a vector [{batch}, {self.condition_dim}] or a stream '
                 f"[{batch}, T, (H, W,) {self.condition_dim}], not {list(data.shape)}.",

@@ -54,5 +54,5 @@ def evenly(mask: Tensor, count: int) -> Tensor:
     recorded = rank[:, -1:]
     middle = (torch.arange(count, device=mask.device) + 0.5) / count
     wanted = (middle * recorded).floor().long() + 1  # [B, count], from 1
-    found = torch.searchsorted(rank, wanted)
+    found = (rank[:, None] < wanted[:, :, None]).sum(2)  # the first with that rank (ONNX has no searchsorted)
     return torch.where(recorded > 0, found, 0).clamp(max=mask.shape[1] - 1)
