@@ -1,21 +1,34 @@
-"""An archive of media with a model: ``build`` and ``update`` an index, ``search`` it, ``embed_files``."""
+"""An archive of media with a model: ``build`` and ``update`` an index, ``search`` it, ``embed_files``; and with the
+towers of others: ``write_features``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from avcl import index
+from avcl.data import Loader, Splits, load_data
+from avcl.data.tokens import text_of
+from avcl.encoders.pretrained import Tower, load_tower, permitted
+from avcl.encoders.statistics import summarize
+from avcl.environment import threads_beside
 from avcl.errors import ConfigError, MediaError, ModelError, NoAudioStream, NoVideoStream
 from avcl.files import write_atomic
 from avcl.media import probe
 from avcl.model import Media, Model
+from avcl.nn.pooling import masked_mean
 from avcl.progress import Progress as ProgressBar
-from avcl.types import Hit, Hits
+from avcl.progress import tracked
+from avcl.types import Hit, Hits, Inputs, Stream, StreamSpec
 
 OTHER = {"audio": "video", "video": "audio"}
 
@@ -161,13 +174,79 @@ def embed_files(
             "modality": np.array([r["modality"] for r in rows]),
             "vector": np.array([r["vector"] for r in rows], dtype=np.float32),
         }
-
-        def save(path: Path) -> None:
-            with path.open("wb") as stream:
-                np.savez(stream, allow_pickle=False, **arrays)
-
-        write_atomic(Path(out), save)
+        write_atomic(Path(out), partial(_save, arrays=arrays))
         yield {"out": str(out), "vectors": len(rows), "dim": embedder.dim, "model": embedder.fingerprint}
+
+
+def write_features(
+    data: Splits | Media,
+    out: Media,
+    *,
+    towers: Mapping[str, Tower | Media],
+    commercial: bool = False,
+    inputs: Inputs | None = None,
+    batch_size: int = 16,
+    on_error: Literal["skip", "raise"] = "skip",
+    workers: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """What pretrained towers make of ``data`` as one .npz that ``load_data`` reads; returns its counts.
+
+    ``towers`` {modality: a Tower, its name, or the folder of one}: the row of a clip is the mean over the steps that
+    were recorded. Of a modality without a tower, sound and picture are summarized (``encoders.statistics``), features
+    averaged, and text kept. id, label, group and an official split go along. ``inputs``: how media are decoded; size
+    and sample rate are those of the towers. ``commercial`` refuses towers whose license is not known to allow it.
+    """
+    splits = data if isinstance(data, Splits) else load_data(data)
+    for name in towers:
+        if name not in splits.all.modalities:
+            raise ConfigError(f"the data have no {name}.", hint=f"They have {', '.join(splits.all.modalities)}.")
+    used = {n: t if isinstance(t, Tower) else load_tower(t, commercial=commercial) for n, t in towers.items()}
+    decoding = inputs or Inputs()
+    for name, tower in used.items():
+        if commercial:
+            permitted(tower.license, f"the tower of {name}", commercial=True)
+        if tower.kind != name:
+            raise ConfigError(f"the tower given for {name} reads {tower.kind}.")
+        size, rate = tower.size or decoding.size, tower.sample_rate or decoding.sample_rate
+        decoding = replace(decoding, size=size, sample_rate=rate)
+    part = splits.all.configure(decoding).prepare(workers=workers, on_error=on_error, progress=progress)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in part.modalities}
+    with Loader(part, batch_size=batch_size, workers=workers) as loader, threads_beside(workers):
+        for batch in tracked(loader.batches(0), len(loader), "features", shown=progress):
+            for name in part.modalities:
+                made = _features(batch.require(name)[0], part.spec.streams[name], used.get(name), decoding.window)
+                found[name].append(made)
+    arrays = {name: np.concatenate(rows) for name, rows in found.items()}
+    arrays |= {"id": np.array(part.ids), "group": np.array(part.groups)}
+    if part.labels:
+        arrays["label"] = np.array([part.labels[i] if i >= 0 else "" for i in part.targets])
+    if splits.official:
+        where = {id: name for name in ("train", "val", "test") for id in splits.part(name).ids}
+        arrays["split"] = np.array([where[id] for id in part.ids])
+    licenses = {name: tower.license for name, tower in used.items()}
+    arrays["licenses"] = np.array(json.dumps(licenses))
+    write_atomic(Path(out), partial(_save, arrays=arrays))
+    widths = {name: array.shape[1:] for name, array in arrays.items() if name in found}
+    return {"out": str(out), "clips": len(part), "skipped": dict(part.skipped), "shapes": widths, "licenses": licenses}
+
+
+@torch.no_grad()
+def _features(stream: Stream, spec: StreamSpec, tower: Tower | None, window: float) -> np.ndarray:
+    """One row for each clip, float32 (text without a tower: its strings)."""
+    if stream.data.dtype == torch.uint8:
+        stream = stream._replace(data=stream.data.float() / 255)
+    if tower is None and spec.kind == "tokens":
+        return np.array(text_of(stream))
+    if tower is None:
+        return summarize(stream, spec, seconds=window).float().numpy()
+    made = tower(stream)
+    return (masked_mean(made.data, made.mask) if isinstance(made, Stream) else made).float().cpu().numpy()
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def _model(model: Model | Media) -> tuple[Model, Path | None]:

@@ -1,5 +1,5 @@
-"""What there is: ``entries`` lists systems, data and tasks; ``describe`` tells about one, or about a saved model or
-index.
+"""What there is: ``entries`` lists systems, data, tasks and towers; ``describe`` tells about one of them, or about a
+saved model or index.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from avcl import discover, index, store
 from avcl.data.world import PRESETS
+from avcl.encoders.pretrained import NAMES
 from avcl.errors import ConfigError, did_you_mean
 from avcl.types import jsonable
 
@@ -26,7 +27,7 @@ FOLDERS = {
 }
 
 
-def entries(what: Literal["systems", "data", "tasks"]) -> Iterator[dict[str, Any]]:
+def entries(what: Literal["systems", "data", "tasks", "towers"]) -> Iterator[dict[str, Any]]:
     """Yields {"name", "about", ...}, sorted by name."""
     if what == "systems":
         for name in discover.system_names():
@@ -35,6 +36,10 @@ def entries(what: Literal["systems", "data", "tasks"]) -> Iterator[dict[str, Any
     elif what == "tasks":
         for name in discover.task_names():
             yield {"name": name, "about": _first_line(importlib.import_module(f"avcl.tasks.{name}"))}
+    elif what == "towers":
+        for name, about in NAMES.items():
+            yield {"name": name, "about": about}
+        yield {"name": "FOLDER", "about": "a model that transformers or sentence-transformers saved there"}
     else:
         for name, about in FOLDERS.items():
             yield {"name": name, "about": about}

@@ -179,6 +179,12 @@ class ExtraError(AvclError):
     code, exit = "E-EXTRA", 3
 
 
+class LicenseError(AvclError):
+    """Commercial use was asked for, and the weights are not known to allow it."""
+
+    code = "E-LICENSE"
+
+
 class ModelError(AvclError):
     """These vectors were made by another model or preprocessing; they cannot be compared."""
 

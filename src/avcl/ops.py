@@ -123,11 +123,11 @@ class Probe(Op):
 
 
 class List(Op):
-    """List the systems, data sets or tasks that can be named."""
+    """List the systems, data sets, tasks or pretrained towers that can be named."""
 
     name: ClassVar[str] = "list"
     positional: ClassVar[tuple[str, ...]] = ("what",)
-    what: Literal["systems", "data", "tasks"] = Field(description="systems, data or tasks")
+    what: Literal["systems", "data", "tasks", "towers"] = Field(description="systems, data, tasks or towers")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
         from avcl.catalog import entries
@@ -329,6 +329,46 @@ class Embed(Op):
         yield from archive.embed_files(self.run_folder, self.files, modality=self.modality, out=self.out)
 
 
+class Features(_ReadsData):
+    """Write what pretrained towers make of data as a feature file to train on (nothing is fetched)."""
+
+    name: ClassVar[str] = "features"
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+    out: Path = Field(description="the .npz to write")
+    video: str | None = Field(None, description='tower for pictures, by name ("avcl list towers") or folder')
+    audio: str | None = Field(None, description="tower for sound: the folder of a transformers model")
+    text: str | None = Field(None, description="tower for text: the folder of a sentence-transformers model")
+    commercial: bool = Field(False, description="refuse towers whose license is not known to allow commercial use")
+
+    def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
+        from avcl import archive
+
+        given = {"video": self.video, "audio": self.audio, "text": self.text}
+        yield archive.write_features(
+            self.splits(),
+            self.out,
+            towers={name: tower for name, tower in given.items() if tower is not None},
+            commercial=self.commercial,
+            on_error=self.on_error,
+            workers=self.workers or 0,
+            progress=progress,
+        )
+
+
+class Export(Op):
+    """Write the embeddings of a model as ONNX files, each checked against torch by running it."""
+
+    name: ClassVar[str] = "export"
+    positional: ClassVar[tuple[str, ...]] = ("run_folder",)
+    run_folder: Path = Field(description="run folder, or folder of a saved model")
+    out: Path = Field(description="folder to write: audio.onnx, video.onnx, ... (batch dynamic, clips of one window)")
+
+    def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:
+        from avcl.adapters.onnx_export import export_model
+
+        yield from export_model(self.run_folder, self.out)
+
+
 class IndexBuild(Op):
     """Index every segment of a media folder for search; the same command goes on after a kill."""
 
@@ -472,6 +512,8 @@ VERBS: tuple[type[Op], ...] = (
     Train,
     Evaluate,
     Embed,
+    Features,
+    Export,
     IndexBuild,
     IndexUpdate,
     IndexRemove,

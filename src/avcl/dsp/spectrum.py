@@ -40,7 +40,7 @@ def stft(wave: Tensor, *, n_fft: int, hop: int) -> Tensor:
             f"stft needs a wave [B,T] or [B,T,C] and 1 <= hop <= n_fft, not {list(wave.shape)}, {hop}, {n_fft}."
         )
     length = wave.shape[1]
-    steps = -(-length // hop)
+    steps = (length + hop - 1) // hop  # not -(-length // hop), which ONNX rounds the other way
     # The last frame starts at (steps - 1) * hop - n_fft // 2: pad just far enough for it to be whole.
     padded = F.pad(wave, (n_fft // 2, max(0, (steps - 1) * hop + n_fft - n_fft // 2 - length)))
     if steps == 0:
