@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from avcl.encoders import resnet
-from avcl.encoders.audio import log_mel_stream, strided
+from avcl.encoders.audio import log_mel_stream
 from avcl.encoders.conv2d import centered
 from avcl.encoders.conv3d import VideoResNet, middle_channels
 from avcl.encoders.norm import norm_layer
@@ -21,7 +21,7 @@ from avcl.encoders.resnet import FrameResNet, LogMelResNet, ResidualBlock, Spect
 from avcl.encoders.vggish import VGGish
 from avcl.encoders.waveform import WaveformConv, WaveLayer
 from avcl.errors import BatchError, ConfigError
-from avcl.nn.pooling import masked_mean
+from avcl.nn.pooling import masked_mean, strided_mask
 from avcl.types import Stream
 
 
@@ -167,9 +167,9 @@ def test_an_empty_item_gives_zeros_and_finite_gradients(tower: tuple[nn.Module, 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 4))
 def test_strided_masks_compose(steps: list[bool], first: int, second: int) -> None:
     mask = torch.tensor([steps])
-    out = strided(mask, first)
+    out = strided_mask(mask, first)
     assert out.tolist() == [[any(steps[i : i + first]) for i in range(0, len(steps), first)]]
-    assert torch.equal(strided(out, second), strided(mask, first * second))
+    assert torch.equal(strided_mask(out, second), strided_mask(mask, first * second))
 
 
 STAGES = st.lists(st.integers(1, 3), min_size=1, max_size=3)
@@ -179,7 +179,7 @@ MASKS = st.lists(st.booleans(), min_size=1, max_size=14)
 def check_clock(out: Stream, mask: Tensor, rate: float, stride: int) -> None:
     """T' = ceil(T / stride), the rate of the input over the stride, recorded where any step under it is."""
     assert out.rate == pytest.approx(rate / stride)
-    assert torch.equal(out.mask, strided(mask, stride))
+    assert torch.equal(out.mask, strided_mask(mask, stride))
     assert out.data.shape[:2] == out.mask.shape
     assert not out.data[~out.mask].any()
 

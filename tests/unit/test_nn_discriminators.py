@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy, leaky_relu, one_hot
 
 from avcl.errors import BatchError, ConfigError
 from avcl.nn.discriminators import PatchDiscriminator, SequenceDiscriminator, VectorDiscriminator, still
-from avcl.nn.judging import Condition, Head, Layer, Verdict, feature_matching, strided_mask
+from avcl.nn.judging import Condition, Head, Layer, Verdict, feature_matching
 from avcl.nn.players import FrozenClassifier, GradientBalance
+from avcl.nn.pooling import strided_mask
 from avcl.nn.wave_discriminators import (
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,

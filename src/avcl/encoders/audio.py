@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from avcl.dsp import log_mel
 from avcl.encoders.norm import ChannelNorm
+from avcl.nn.pooling import strided_mask
 from avcl.types import Stream
 
 
@@ -76,17 +77,6 @@ class LogMelConv(nn.Module):
         return Stream(x.transpose(1, 2), mask, mel.rate / 2 ** len(self.convs))
 
 
-def lacking(size: int, part: int) -> int:
-    """What ``size`` lacks to the next multiple of ``part``; without a negative modulo, whose sign exporters change."""
-    return (part - size % part) % part
-
-
-def strided(mask: Tensor, stride: int) -> Tensor:
-    """The mask after a stride: a step is recorded where any of its ``stride`` parts is; ceil(T / stride) steps."""
-    padded = nn.functional.pad(mask, (0, lacking(mask.shape[1], stride)))
-    return padded.unflatten(1, (-1, stride)).any(2)
-
-
 def halve(mask: Tensor) -> Tensor:
     """The mask after a stride of two: a step is recorded where either of its two parts is; ceil(T / 2) steps."""
-    return strided(mask, 2)
+    return strided_mask(mask, 2)

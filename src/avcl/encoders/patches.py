@@ -7,11 +7,12 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from avcl.encoders.audio import lacking, log_mel_stream, strided
+from avcl.encoders.audio import log_mel_stream
 from avcl.encoders.checks import at_least_one, one_of
 from avcl.encoders.conv2d import centered
 from avcl.errors import ConfigError
 from avcl.nn.attention import MultiHeadAttention
+from avcl.nn.pooling import lacking, strided_mask
 from avcl.nn.positions import DropToken, SecondsEncoding, seconds_of
 from avcl.nn.transformer import TransformerLayer
 from avcl.types import Stream
@@ -197,7 +198,7 @@ class VideoTransformer(nn.Module):
         missing = [lacking(size, part) for size, part in zip(x.shape[2:], self.embed.kernel_size, strict=True)]
         x = nn.functional.pad(x, (0, missing[2], 0, missing[1], 0, missing[0]))
         x = placed(self.embed(x).permute(0, 2, 3, 4, 1), self.table)
-        return Stream(x, strided(stream.mask, self.tubelet), stream.rate / self.tubelet)
+        return Stream(x, strided_mask(stream.mask, self.tubelet), stream.rate / self.tubelet)
 
 
 class SpectrogramTransformer(nn.Module):
@@ -257,6 +258,6 @@ class SpectrogramTransformer(nn.Module):
         mel = log_mel_stream(stream, bands=self.bands, hop=self.hop, window=self.window)
         x = nn.functional.pad(mel.data, (0, 0, *self.around))[:, None]  # [B, 1, T + patch - 1, bands]
         cells = self.embed(x).permute(0, 2, 3, 1) + self.table.to(x.dtype)  # [B, T', N, dim]
-        given = Stream(cells, strided(mel.mask, self.stride), mel.rate / self.stride)
+        given = Stream(cells, strided_mask(mel.mask, self.stride), mel.rate / self.stride)
         steps, _, _ = self.net(given)
         return given._replace(data=steps)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from avcl.encoders.audio import log_mel_stream, strided
+from avcl.encoders.audio import log_mel_stream
 from avcl.encoders.checks import at_least_one
 from avcl.encoders.conv2d import centered
 from avcl.encoders.norm import ChannelNorm, NormName, norm_layer
 from avcl.errors import BatchError, ConfigError
+from avcl.nn.pooling import strided_mask
 from avcl.types import Stream
 
 Conv = nn.Conv2d | nn.Conv3d
@@ -59,7 +60,7 @@ class ResidualBlock(nn.Module):
             if i:
                 y = keep(nn.functional.relu(y), mask)
             y = norm(conv(y))
-            mask = None if mask is None else strided(mask, self.steps[i])
+            mask = None if mask is None else strided_mask(mask, self.steps[i])
         return keep(nn.functional.relu(y + self.shortcut(x)), mask), mask
 
 
@@ -97,11 +98,11 @@ class ResidualTrunk(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         for conv, norm, steps in zip(self.stem, self.stem_norms, self.steps, strict=True):
-            mask = None if mask is None else strided(mask, steps)
+            mask = None if mask is None else strided_mask(mask, steps)
             x = keep(nn.functional.relu(norm(conv(x))), mask)
         if self.pool:  # nothing is below zero here: neither an edge nor a step that is missing can win
             x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
-            mask = None if mask is None else strided(mask, 2)
+            mask = None if mask is None else strided_mask(mask, 2)
         for block in self.blocks:
             x, mask = block(x, mask)
         return x, mask

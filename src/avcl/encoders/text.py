@@ -11,12 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from avcl.encoders.audio import strided
 from avcl.encoders.checks import at_least_one, looked_up, one_of, recorded_tokens
 from avcl.encoders.recurrent import Cell, Recurrent
 from avcl.errors import ConfigError
 from avcl.nn.aggregation import AttentionPool
-from avcl.nn.pooling import masked_max, masked_mean
+from avcl.nn.pooling import masked_max, masked_mean, strided_mask
 from avcl.nn.transformer import TransformerEncoder
 from avcl.types import Stream
 
@@ -119,7 +118,7 @@ class CharConv(nn.Module):
         x = torch.cat([torch.relu(conv(x)) for conv in self.convs], 1) * stream.mask[:, None]
         short = -stream.mask.shape[1] % self.stride
         x = nn.functional.max_pool1d(nn.functional.pad(x, (0, short)), self.stride)
-        mask = strided(stream.mask, self.stride)
+        mask = strided_mask(stream.mask, self.stride)
         x = self.mix(x.transpose(1, 2))
         for highway in self.highways:
             gate, new = highway(x).chunk(2, 2)

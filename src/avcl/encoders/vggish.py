@@ -7,8 +7,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from avcl.encoders.audio import lacking, log_mel_stream, strided
+from avcl.encoders.audio import log_mel_stream
 from avcl.encoders.checks import at_least_one
+from avcl.nn.pooling import lacking, strided_mask
 from avcl.types import Stream
 
 BANDS, FRAMES = 64, 96  # a patch: 64 mel bands, 96 frames of 10 ms
@@ -70,9 +71,9 @@ class VGGish(nn.Module):
         for i, conv in enumerate(self.convs):
             x = nn.functional.relu(conv(x)) * kept[:, None, :, None]
             if i in POOL_AFTER:  # nothing is below zero here: a frame that is missing never wins
-                x, kept = nn.functional.max_pool2d(x, 2), strided(kept, 2)
+                x, kept = nn.functional.max_pool2d(x, 2), strided_mask(kept, 2)
         x = x.permute(0, 2, 3, 1).flatten(1)
         for i, layer in enumerate(self.layers):
             x = layer(nn.functional.relu(x) if i else x)
-        mask = strided(mel.mask, FRAMES)
+        mask = strided_mask(mel.mask, FRAMES)
         return Stream(x.reshape(batch, -1, self.dim) * mask[:, :, None], mask, mel.rate / FRAMES)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor, finfo, nn
 
-from avcl.encoders.audio import strided
 from avcl.encoders.checks import at_least_one
 from avcl.encoders.norm import ChannelNorm
 from avcl.errors import BatchError, ConfigError
+from avcl.nn.pooling import strided_mask
 from avcl.types import Stream
 
 
@@ -90,7 +90,7 @@ class WaveformConv(nn.Module):
         for conv, norm, layer in zip(self.convs, self.norms, self.plan, strict=True):
             before = (layer.kernel - 1) // 2
             x = conv(nn.functional.pad(x, (before, layer.kernel - 1 - before)))
-            mask = strided(mask, layer.stride)
+            mask = strided_mask(mask, layer.stride)
             x = nn.functional.gelu(norm(x))
             x, mask = _largest(x, mask, layer.pool)
         return Stream(x.transpose(1, 2), mask, rate / self.stride)
@@ -100,5 +100,5 @@ def _largest(x: Tensor, mask: Tensor, pool: int) -> tuple[Tensor, Tensor]:
     """The largest of every ``pool`` recorded steps of x [B, D, T]; zeros where there is none."""
     if pool > 1:
         x = x.masked_fill(~mask[:, None], finfo(x.dtype).min)
-        x, mask = nn.functional.max_pool1d(x, pool, ceil_mode=True), strided(mask, pool)
+        x, mask = nn.functional.max_pool1d(x, pool, ceil_mode=True), strided_mask(mask, pool)
     return x.masked_fill(~mask[:, None], 0), mask

@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, one_hot, pad
+from torch.nn.functional import leaky_relu, one_hot
 
 from avcl.errors import BatchError, ConfigError
 from avcl.nn.conditioning import beside
 from avcl.nn.players import Norm, normalized
-from avcl.nn.pooling import masked_mean
+from avcl.nn.pooling import masked_mean, strided_mask
 from avcl.objectives.conditional import projection_logits
 from avcl.objectives.inputs import classes as checked_classes
 from avcl.objectives.reconstruction import l1
@@ -270,13 +270,6 @@ def judged(
     last, mask = found[-1]
     scores, classes = head(last, mask, told)
     return Verdict(Stream(scores, mask, rate), tuple(streams), classes)
-
-
-def strided_mask(mask: Tensor, stride: int) -> Tensor:
-    """The mask after a stride: a step is recorded where any of its ``stride`` steps is; ceil(T / stride) steps."""
-    if stride == 1:
-        return mask
-    return pad(mask, (0, -mask.shape[1] % stride)).unflatten(1, (-1, stride)).any(2)
 
 
 def _like(mask: Tensor, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avcl.types import Stream
 
@@ -56,3 +56,15 @@ def evenly(mask: Tensor, count: int) -> Tensor:
     wanted = (middle * recorded).floor().long() + 1  # [B, count], from 1
     found = (rank[:, None] < wanted[:, :, None]).sum(2)  # the first with that rank (ONNX has no searchsorted)
     return torch.where(recorded > 0, found, 0).clamp(max=mask.shape[1] - 1)
+
+
+def lacking(size: int, part: int) -> int:
+    """What ``size`` lacks to the next multiple of ``part``; without a negative modulo, whose sign exporters change."""
+    return (part - size % part) % part
+
+
+def strided_mask(mask: Tensor, stride: int) -> Tensor:
+    """The mask after a stride: a step is recorded where any of its ``stride`` steps is; ceil(T / stride) steps."""
+    if stride == 1:
+        return mask
+    return nn.functional.pad(mask, (0, lacking(mask.shape[1], stride))).unflatten(1, (-1, stride)).any(2)

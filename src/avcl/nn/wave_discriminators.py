@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, pad
 
 from avcl.errors import BatchError, ConfigError
-from avcl.nn.judging import Condition, Conditioned, Head, HeadKind, Layer, MaskedConvs, Verdict, judged, strided_mask
+from avcl.nn.judging import Condition, Conditioned, Head, HeadKind, Layer, MaskedConvs, Verdict, judged
 from avcl.nn.players import Norm
+from avcl.nn.pooling import strided_mask
 from avcl.types import Stream
 
 

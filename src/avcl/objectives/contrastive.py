@@ -311,13 +311,11 @@ def pair_contrastive(
     with full_precision(a):
         if distance == "cosine":
             d = 1 - torch.nn.functional.cosine_similarity(a, v, dim=1, eps=1e-12)
-            squared = d.square()
         elif distance == "l2":
-            squared = (a - v).square().sum(1)
-            d = torch.where(squared > 0, squared, 1).sqrt() * (squared > 0)  # slope 0, not ∞, at distance 0
+            d = torch.linalg.vector_norm(a - v, dim=1)  # its slope at distance 0 is taken as 0
         else:
             raise ConfigError(f'distance = "{distance}" must be "l2" or "cosine".')
-        return 0.5 * (match * squared + (1 - match) * (margin - d).clamp(min=0).square()).mean()
+        return 0.5 * (match * d.square() + (1 - match) * (margin - d).clamp(min=0).square()).mean()
 
 
 # -------------------------------------------------------------------------------------------------------------- parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -59,6 +60,12 @@ def above(name: str, value: float | Tensor, floor: float = 0.0) -> None:
     """ConfigError for a number that is not above ``floor``; a learnable tensor is its owner's to bound."""
     if not isinstance(value, Tensor) and not value > floor:
         raise ConfigError(f"{name} = {value} must be above {floor:g}.")
+
+
+def finite(name: str, value: float) -> None:
+    """ConfigError for a number that is infinite or NaN."""
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} must be a finite number.")
 
 
 def at_least(name: str, value: float, floor: float = 0.0) -> None:

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 
 from avcl.errors import BatchError, ConfigError
 from avcl.objectives.blocked import Edit, is_small, log_sums, row_blocks, score_sum, without_diagonal
-from avcl.objectives.inputs import above, full_precision, pairs
+from avcl.objectives.inputs import above, finite, full_precision, pairs
 
 
 def hinge(a: Tensor, v: Tensor, *, margin: float, negatives: Literal["sum", "hardest"] = "sum") -> Tensor:
@@ -34,7 +34,7 @@ def hinge(a: Tensor, v: Tensor, *, margin: float, negatives: Literal["sum", "har
     collapse, so start with the sum.
     """
     a, v = pairs("hinge", a, v)
-    _finite("margin", margin)
+    finite("margin", margin)
     if negatives not in ("sum", "hardest"):
         raise ConfigError(f'negatives = "{negatives}" must be "sum" or "hardest".')
     with full_precision(a):
@@ -89,7 +89,7 @@ def masked_margin_softmax(
     """
     a, v = pairs("masked_margin_softmax", a, v)
     above("scale", scale)
-    _finite("margin", margin)
+    finite("margin", margin)
     edit: Edit = without_diagonal
     if mask is not None:
         if mask.shape != (len(a), len(a)) or mask.dtype != torch.bool:
@@ -149,11 +149,6 @@ def _diagonal(scores: Tensor) -> Tensor:
 
 def _scaled(a: Tensor, scale: float | Tensor) -> Tensor:
     return a if not isinstance(scale, Tensor) and scale == 1 else a * scale
-
-
-def _finite(name: str, value: float) -> None:
-    if not abs(value) < float("inf"):
-        raise ConfigError(f"{name} = {value} must be finite.")
 
 
 def _masked(mask: Tensor) -> Edit:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from avcl.errors import ConfigError
-from avcl.objectives.inputs import above, at_least
+from avcl.objectives.inputs import above, at_least, finite
 
 Schedule = Callable[[float], float]
 
@@ -158,8 +158,7 @@ class Reversal:
 
 def _finite(**values: float) -> None:
     for name, value in values.items():
-        if not math.isfinite(value):
-            raise ConfigError(f"{name} = {value} must be a finite number.")
+        finite(name, value)
 
 
 def _ramp(start: float, end: float, over: float, delay: float) -> None:
