@@ -18,13 +18,14 @@ from avcl import discover
 from avcl.data import Loader, load_data
 from avcl.data.dataset import Data, Splits
 from avcl.environment import cores, threads_beside, versions
-from avcl.errors import CapabilityError, ConfigError, DataError, ExistsError, did_you_mean
+from avcl.errors import ConfigError, DataError, ExistsError, did_you_mean
 from avcl.files import PART
 from avcl.loop import fit, launched
 from avcl.model import Media, Model, check_streams
 from avcl.report import write_html
 from avcl.seeds import seeded
-from avcl.system import Config, Embeds, System
+from avcl.system import Config, Embeds, System, coerce
+from avcl.task import Scores, Task
 from avcl.tasks.retrieval import Predictions, Retrieval
 from avcl.types import Inputs, Report, jsonable
 
@@ -114,7 +115,7 @@ def train(
             seed=seed,
             out=folder,
             workers=workers,
-            validate=None if val is None or len(val) < 2 else _validation(val, select, config),
+            validate=None if val is None or len(val) < 2 else _validation(network, val, select, config),
             max_steps=max_steps,
             progress=progress,
         )
@@ -178,15 +179,18 @@ def _run_folder(folder: Path, *, force: bool) -> Path:
     return folder
 
 
-def _validation(val: Data, select: Literal["pair", "class"], config: Config) -> Callable[[System], float]:
-    """system -> mean reciprocal rank of the own pair, or mAP by class, in ``val``; higher is better."""
+def _validation(
+    network: System, val: Data, select: Literal["pair", "class"], config: Config
+) -> Callable[[System], float] | None:
+    """system -> mean reciprocal rank of the own pair, or mAP by class, in ``val``; higher is better. None (the loss
+    decides) for a system that is not made to embed two modalities in one space."""
+    if not isinstance(network, Embeds):
+        return None
     task = Retrieval(relevance=select, bootstrap=0)
     metric = "MRR" if select == "pair" else "mAP"
     size = min(config.micro_batch or config.batch_size, config.batch_size)
 
     def score(system: System) -> float:
-        if not isinstance(system, Embeds):
-            raise CapabilityError(f"{type(system).__name__} does not embed; retrieval cannot validate it.")
         predictions = predict(system, val, task, batch_size=size, workers=0)
         return float(task.score(predictions).scores["mean"][metric])
 
@@ -200,6 +204,8 @@ def evaluate(
     *,
     task: str = "retrieval",
     relevance: Relevance = "pair",
+    protocol: Mapping[str, Any] | None = None,
+    fit: Data | None = None,
     split: str | None = None,
     controls: bool = False,
     report: Media | None = None,
@@ -207,25 +213,97 @@ def evaluate(
     workers: int | None = None,
     progress: bool = False,
 ) -> Report:
-    """Score a model: retrieval in both directions and their mean, with 95 % intervals, beside chance.
+    """Score a model at ``task``, with 95 % intervals, beside chance.
 
     Which rows: a Data is scored whole. Of a path or Splits, ``split`` if given; else ``test`` where the data has an
     official split (unless the run overrode it with ``split_by``); else the test rows stored with the run if this is the
-    data it was trained on; else everything.
-    ``controls`` also scores an untrained copy and wrong partners. ``report``: write a self-contained HTML page there.
+    data it was trained on; else everything. Tasks that learn a probe or a judge do so on ``fit`` (default: the train
+    part of Splits). ``protocol``: fields of the task (``relevance`` is that of retrieval).
+    ``controls`` also scores an untrained copy, wrong partners and the task's own baselines. ``report``: write a
+    self-contained HTML page there (retrieval).
     """
-    return evaluate_each(
-        model,
-        data,
-        (relevance,),
-        task=task,
-        split=split,
-        controls=controls,
-        report=report,
-        on_error=on_error,
-        workers=workers,
-        progress=progress,
-    )[0]
+    how: dict[str, Any] = {"split": split, "controls": controls, "on_error": on_error}
+    how |= {"workers": workers, "progress": progress}
+    if task == "retrieval":
+        if protocol:
+            relevance = protocol.get("relevance", relevance)
+        return evaluate_each(model, data, (relevance,), report=report, **how)[0]
+    if report is not None:
+        raise ConfigError("the page is made for retrieval only.", hint="Leave --report out; --json has every figure.")
+    return _measured(_task(task, protocol or {}), model, data, fit=fit, **how)
+
+
+def _task(name: str, protocol: Mapping[str, Any]) -> Task:
+    """The protocol of that name with these fields; ConfigError for an unknown one."""
+    if name not in discover.task_names():
+        raise ConfigError(f'"{name}" is not a task.', hint=f"Known: {', '.join(discover.task_names())}.")
+    cls = discover.task_class(name)
+    known = {f.name: f.default for f in dataclasses.fields(cls)}
+    for key in protocol:
+        if key not in known:
+            raise ConfigError(f'"{key}" is not a setting of the task {name}.', hint=did_you_mean(key, set(known)))
+    return cls(**{key: coerce(key, value, known[key]) for key, value in protocol.items()})
+
+
+def _measured(
+    task: Task,
+    model: Model | Media,
+    data: Data | Splits | Media,
+    *,
+    fit: Data | None,
+    split: str | None,
+    controls: bool,
+    on_error: OnError,
+    workers: int | None,
+    progress: bool,
+) -> Report:
+    """The report of any task but retrieval; with ``controls`` every control is scored with its interval."""
+    model = Model.load(model) if isinstance(model, str | Path) else model
+    task.require(model.system)
+    started = time.monotonic()
+    data = load_data(data) if isinstance(data, str | Path) else data
+    if task.fits and fit is None and isinstance(data, Splits) and len(data.train):
+        fit = data.train
+    part, split_name, leaking = _rows(model, data, split)
+    workers = _workers(workers, part)
+    prepare = partial(_prepared, inputs=model.inputs, workers=workers, on_error=on_error, progress=progress)
+    part, fit = prepare(part), None if fit is None or not task.fits else prepare(fit)
+    check_streams(model.spec, part.spec)
+    with threads_beside(workers):
+        made = task.predict(model.system, part, fit=fit, workers=workers)
+        own = task.score(made)
+        beside: dict[str, Scores] = {}
+        if controls:
+            others = {"untrained": (_untrained(model), False), "wrong partner": (model.system, True)}
+            for name, (system, wrong) in others.items():
+                answers = task.predict(system, part, fit=fit, wrong_partner=wrong, workers=workers)
+                beside[name] = task.score(answers)
+            beside |= {name: task.score(answers) for name, answers in task.baselines(made).items()}
+    pair = {name: beside[name].scores if controls else {} for name in ("untrained", "wrong partner")}
+    return Report(
+        system=model.name,
+        data=part.fingerprint,
+        **own.parts(),
+        untrained=pair["untrained"],
+        wrong_partner=pair["wrong partner"],
+        baselines={name: s.scores for name, s in beside.items() if name not in pair},
+        control_interval={name: s.interval for name, s in beside.items()},
+        **_about(model, part, split_name, leaking, started),
+    )
+
+
+def _about(model: Model, part: Data, split: str, leaking: int, started: float) -> dict[str, Any]:
+    """What every report says of the model, the data and the run beside the scores."""
+    return {
+        "split": split,
+        "seed": int(model.meta.get("training", {}).get("seed", 0)),
+        "config": jsonable(model.system.config),
+        "model": model.fingerprint,
+        "skipped": dict(part.skipped),
+        "leaking": leaking,
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 2),
+    }
 
 
 def evaluate_each(
@@ -233,7 +311,6 @@ def evaluate_each(
     data: Data | Splits | Media,
     relevances: Sequence[Relevance],
     *,
-    task: str = "retrieval",
     split: str | None = None,
     controls: bool = False,
     report: Media | None = None,
@@ -241,39 +318,35 @@ def evaluate_each(
     workers: int | None = None,
     progress: bool = False,
 ) -> list[Report]:
-    """``evaluate`` by each of ``relevances``, from the same embeddings. The page shows all of them, and by pair or by
+    """Retrieval by each of ``relevances``, from the same embeddings. The page shows all of them, and by pair or by
     class where the data allow it.
     """
-    if task not in discover.task_names():
-        raise ConfigError(f'"{task}" is not a task.', hint=f"Known: {', '.join(discover.task_names())}.")
     if report is not None and Path(report).is_dir():
         raise ConfigError("the report is one file, and this is a folder.", file=report, hint="Name a file in it.")
     model = Model.load(model) if isinstance(model, str | Path) else model
     started = time.monotonic()
     part, split_name, leaking = _rows(model, data, split)
     workers = _workers(workers, part)
-    part = part.configure(model.inputs).prepare(workers=workers, on_error=on_error, progress=progress)
+    part = _prepared(part, model.inputs, workers, on_error, progress)
     check_streams(model.spec, part.spec)
     predictions = predict(model.system, part, Retrieval(), batch_size=64, workers=workers)
     untrained = predict(_untrained(model), part, Retrieval(), batch_size=64, workers=workers) if controls else None
 
     def measure(relevance: Relevance) -> Report:
         protocol = Retrieval(relevance=relevance)
-        measured = Report(
+        beside = {}
+        if untrained is not None:
+            wrong = predictions.with_wrong_partners()
+            beside = {"untrained": protocol.score(untrained), "wrong partner": protocol.score(wrong)}
+        return Report(
             system=model.name,
             data=part.fingerprint,
             **protocol.score(predictions).parts(),
-            split=split_name,
-            seed=int(model.meta.get("training", {}).get("seed", 0)),
-            config=jsonable(model.system.config),
-            model=model.fingerprint,
-            untrained={} if untrained is None else protocol.score(untrained).scores,
-            wrong_partner={} if untrained is None else protocol.score(predictions.with_wrong_partners()).scores,
-            skipped=dict(part.skipped),
-            leaking=leaking,
-            versions=versions(),
+            untrained=beside["untrained"].scores if beside else {},
+            wrong_partner=beside["wrong partner"].scores if beside else {},
+            control_interval={name: scores.interval for name, scores in beside.items()},
+            **_about(model, part, split_name, leaking, started),
         )
-        return dataclasses.replace(measured, seconds=round(time.monotonic() - started, 2))
 
     results = [measure(relevance) for relevance in relevances]
     if report is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from avcl.errors import ConfigError, ExtraError, did_you_mean
+from avcl.errors import CapabilityError, ConfigError, ExtraError, did_you_mean
 
 if TYPE_CHECKING:
     from avcl.system import System
@@ -49,6 +49,23 @@ def system_class(name: str) -> type[System]:
     from avcl.system import System  # here, so that listing names does not import torch
 
     return _one_class(_SYSTEMS, name, "system", lambda c: issubclass(c, System))
+
+
+def systems_that(capability: type) -> tuple[str, ...]:
+    """Names of the systems whose class has every method of a capability protocol of ``avcl.system``; imports them."""
+    asked = [name for name, value in vars(capability).items() if inspect.isfunction(value) and not name.startswith("_")]
+    able = (name for name in system_names() if all(hasattr(system_class(name), method) for method in asked))
+    return tuple(able)
+
+
+def require(system: Any, capability: type, what: str) -> None:
+    """CapabilityError, with the systems that can, unless ``system`` has ``capability``; ``what`` asks for it."""
+    if not isinstance(system, capability):
+        name = type(system).__module__.rpartition(".")[2]
+        raise CapabilityError(
+            f"{name} cannot {what}.",
+            hint=f"Systems that can: {', '.join(systems_that(capability)) or 'none yet'}.",
+        )
 
 
 def task_class(name: str) -> type[Any]:

@@ -22,7 +22,7 @@ from avcl.types import Batch, Card, DataSpec, Inputs, Stream
 
 class Step(NamedTuple):
     """Where training stands: optimizer step (from 0) of ``total``, epoch (from 0), progress in [0, 1], named random
-    state.
+    state, and whose ``turn`` it is (name of the phase; empty: nobody's, all losses are asked for).
     """
 
     step: int
@@ -30,6 +30,7 @@ class Step(NamedTuple):
     epoch: int
     progress: float
     generator: torch.Generator
+    turn: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,37 @@ class Phase:
     repeat: int = 1
     start: float = 0.0
     end: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a system proves itself on the generated world: what ``avcl.testing.check_system`` and
+    ``recipes/families.py`` train and measure, beside chance and all controls.
+
+    ``task`` and ``protocol``: the task's name and fields · ``preset`` with ``knobs`` (its fields) changed · ``clips``
+    training clips an epoch (``fresh``: drawn anew in each), ``test`` held-out ones · ``retime``: see ``World`` ·
+    ``truth``: training reads the truth of the scene · ``streams`` of the world (empty: sound and picture) ·
+    ``settings`` of the system's Config.
+
+    The short form, at most ten seconds: ``short_clips`` fixed clips under ``settings`` and then ``short``; the loss
+    ``watch`` (empty: the sum of all) must fall, and be higher when another clip's ``partner`` stream is put in.
+    """
+
+    task: str
+    preset: str
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    knobs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    clips: int = 1600
+    test: int = 200
+    fresh: bool = True
+    retime: float = 0.0
+    truth: bool = False
+    streams: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    short: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    short_clips: int = 64
+    watch: str = ""
+    partner: str = "audio"
 
 
 MAX = sys.float_info.max
@@ -105,11 +137,11 @@ class Config:
         for key, given in value.items():
             if key not in known:
                 raise ConfigError(f'"{key}" is not a setting of {cls.__module__}.', hint=did_you_mean(key, set(known)))
-            resolved[key] = _coerce(key, given, getattr(default, key))
+            resolved[key] = coerce(key, given, getattr(default, key))
         return cls(**resolved)
 
 
-def _coerce(key: str, given: Any, default: Any) -> Any:
+def coerce(key: str, given: Any, default: Any) -> Any:
     """``given`` (a JSON value, or the text of ``--set key=value``) as the type of the default value."""
     try:
         if isinstance(default, bool):
@@ -125,7 +157,7 @@ def _coerce(key: str, given: Any, default: Any) -> Any:
         if isinstance(default, tuple):
             parts = given.strip("()[] ").split(",") if isinstance(given, str) else list(given)
             like = default[0] if default else ""
-            return tuple(_coerce(key, p.strip() if isinstance(p, str) else p, like) for p in parts if p != "")
+            return tuple(coerce(key, p.strip() if isinstance(p, str) else p, like) for p in parts if p != "")
         if isinstance(default, str) and isinstance(given, str):
             return given
     except (ValueError, TypeError, KeyError):
@@ -182,6 +214,9 @@ class System(nn.Module, ABC):
     Config: ClassVar[type[Config]]
     # True: fitted in closed form by ``finish`` alone; the loop takes no gradient step.
     closed_form: ClassVar[bool] = False
+    # What it can be built for: arrays of features, decoded media, or both.
+    learns_from: ClassVar[tuple[str, ...]] = ("features", "media")
+    trial: ClassVar[Trial | None] = None
 
     def __init__(self, config: AnyConfig, spec: DataSpec):
         super().__init__()

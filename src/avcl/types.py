@@ -262,8 +262,10 @@ class Report:
 
     ``scores``, ``chance``, ``interval``: {direction: {metric: value}}, an interval being (low, high) at 95 %; so are
     the controls ``untrained`` (a copy of the system under another seed) and ``wrong_partner`` (every query meets
-    another clip's partner). ``per_class``: {direction: {label: {metric: value}}}. ``task`` and ``data`` are
-    fingerprints; ``protocol`` is the task in words.
+    another clip's partner). Beyond retrieval a direction is a condition ("both", "audio only", ...), and ``baselines``
+    holds answers that need no learning; ``control_interval`` has the interval of every control by name.
+    ``per_class``: {direction: {label: {metric: value}}}. ``task`` and ``data`` are fingerprints; ``protocol`` is the
+    task in words.
     """
 
     system: str
@@ -281,6 +283,8 @@ class Report:
     model: str = ""
     untrained: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     wrong_partner: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    control_interval: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]] = field(default_factory=dict)
     per_class: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     leaking: int = 0  # groups that stand in more than one split: scores may be inflated
@@ -300,14 +304,32 @@ class Report:
         rest = {k: value[k] for k in names if k in value}
         return cls(**{**rest, "scores": scores, "interval": interval})
 
+    @property
+    def controls(self) -> dict[str, Mapping[str, Mapping[str, float]]]:
+        """The scores of everything that was measured beside the system: untrained copy, wrong partners, baselines."""
+        pair = {"untrained": self.untrained, "wrong partner": self.wrong_partner}
+        return {name: scores for name, scores in pair.items() if scores} | dict(self.baselines)
+
+    def not_beaten(self) -> tuple[str, ...]:
+        """Which of chance and controls the deciding metric does not beat: its interval does not lie beyond theirs."""
+        decides = self.protocol["headline"]
+        condition, metric, sign = decides["condition"], decides["metric"], 1 if decides["better"] == "higher" else -1
+        worst = min(sign * bound for bound in self.interval[condition][metric])
+        best = {"chance": [self.chance.get(condition, {}).get(metric)]}
+        for name, scores in self.controls.items():
+            span = self.control_interval.get(name, {}).get(condition, {}).get(metric)
+            best[name] = list(span) if span is not None else [scores.get(condition, {}).get(metric)]
+        return tuple(name for name, bounds in best.items() if any(b is not None and sign * b >= worst for b in bounds))
+
     def table(self) -> str:
-        """The scores as plain text: a line a metric, a column a direction with value and 95 % interval, and the mean of
-        chance (and of the controls, where they were scored) beside them.
-        """
+        """The scores as plain text, with 95 % intervals; chance and the controls that were scored stand beside them."""
         lines = [f"{self.system} · {self.n_scored} of {self.n_official} scored · task {self.task} · data {self.data}"]
-        beside = {"chance": self.chance, "untrained": self.untrained, "wrong partner": self.wrong_partner}
-        beside = {name: scores for name, scores in beside.items() if "mean" in scores}
-        directions = list(self.scores)
+        return "\n".join([*lines, *(self._directions() if "mean" in self.scores else self._conditions())])
+
+    def _directions(self) -> list[str]:
+        """A line a metric, a column a direction, three directions a block; beside them the mean of each control."""
+        beside = {name: scores for name, scores in {"chance": self.chance, **self.controls}.items() if "mean" in scores}
+        directions, lines = list(self.scores), []
         for at in range(0, len(directions), 3):  # six directions of three modalities: two blocks
             block = directions[at : at + 3]
             lines.append(
@@ -317,7 +339,24 @@ class Report:
                 cells = [self._cell(direction, metric) for direction in block]
                 means = [f"{scores['mean'][metric]:<15.4g}" for scores in beside.values()]
                 lines.append(f"{metric:<9}" + "".join(f"{c:<26}" for c in cells) + "".join(means).rstrip())
-        return "\n".join(lines)
+        return lines
+
+    def _conditions(self) -> list[str]:
+        """A block a condition, in it a line a metric and a column each for the score, chance and every control."""
+        beside = {"chance": self.chance, **self.controls}
+        lines = []
+        for condition, row in self.scores.items():
+            shown = [name for name, scores in beside.items() if condition in scores]
+            wide = max(9, *(len(metric) + 2 for metric in row))
+            widths = [max(15, len(name) + 2) for name in shown]
+            heads = "".join(f"{name:<{w}}" for name, w in zip(shown, widths, strict=True))
+            lines.append(f"{condition:<{wide}}{'':<26}{heads}".rstrip())
+            for metric in row:
+                values = [beside[name][condition].get(metric) for name in shown]
+                cells = ["" if v is None else f"{v:.4g}" for v in values]
+                others = "".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True))
+                lines.append(f"{metric:<{wide}}{self._cell(condition, metric):<26}{others}".rstrip())
+        return lines
 
     def _cell(self, direction: str, metric: str) -> str:
         value, span = self.scores[direction][metric], self.interval.get(direction, {}).get(metric)

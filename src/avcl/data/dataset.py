@@ -67,6 +67,11 @@ class Data(ABC):
         """Decode every row once into the cache; rows that fail are dropped, counted in ``skipped`` (or raised)."""
         return self
 
+    def with_truth(self) -> Self:
+        """The same rows with everything that is known of them in ``extras`` (masks, boxes, stems, ...), for a task to
+        score against; data that know nothing more come back as they are."""
+        return self
+
     def __len__(self) -> int:
         return len(self.ids)
 

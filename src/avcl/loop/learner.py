@@ -88,6 +88,7 @@ class Learner:
         self, player: Player, chunks: Chunks, at: Step, turn: Turn, seed: int
     ) -> tuple[Mapping[str, Tensor], Batch]:
         cached = None if self._whole(chunks) else self._cached(chunks, seed, self.processes)
+        at = at._replace(turn=player.phase.name)
         if cached is None:
             batch = chunks.only()
             with self.precision():

@@ -117,12 +117,21 @@ class Retrieval:
     @property
     def protocol(self) -> dict[str, Any]:
         """The fields, the name of the task and the rule in words."""
+        return {**self._rules, "headline": {"condition": "mean", "metric": self.deciding, "better": "higher"}}
+
+    @property
+    def _rules(self) -> dict[str, Any]:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"name": "retrieval", **named, "words": WORDS[self.relevance]}
 
     @property
+    def deciding(self) -> str:
+        """The metric that decides whether a system works."""
+        return "mAP" if self.relevance == "class" else f"R@{max(self.ks)}"
+
+    @property
     def fingerprint(self) -> str:
-        return fingerprint(self.protocol)
+        return fingerprint(self._rules)
 
     # ------------------------------------------------------------------------------------------------------- predict
     def predict(

@@ -152,6 +152,13 @@ class World(Data):
     def subset(self, indices: Sequence[int], *, split: str | None = None) -> Self:
         return self._with_rows([self._rows[i] for i in indices], self.split if split is None else split)
 
+    def with_truth(self) -> Self:
+        if self.inputs is not None:
+            fit.check(self.preset, self.inputs, truth=True)
+        other = self._with_rows(self._rows, self.split)
+        other.truth = True
+        return other
+
     def configure(self, inputs: Inputs) -> Self:
         """The same clips as ``inputs`` wants them, rendered anew at these rates and this size, truth included.
         ``ConfigError`` where a preset cannot give it."""
