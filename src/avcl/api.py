@@ -22,7 +22,7 @@ from avcl.errors import ConfigError, DataError, ExistsError, did_you_mean
 from avcl.files import PART
 from avcl.loop import fit, launched
 from avcl.model import Media, Model, check_streams
-from avcl.report import write_html
+from avcl.report import write_html, write_task_html
 from avcl.seeds import seeded
 from avcl.system import Config, Embeds, System, coerce
 from avcl.task import Scores, Task
@@ -220,7 +220,7 @@ def evaluate(
     data it was trained on; else everything. Tasks that learn a probe or a judge do so on ``fit`` (default: the train
     part of Splits). ``protocol``: fields of the task (``relevance`` is that of retrieval).
     ``controls`` also scores an untrained copy, wrong partners and the task's own baselines. ``report``: write a
-    self-contained HTML page there (retrieval).
+    self-contained HTML page there.
     """
     how: dict[str, Any] = {"split": split, "controls": controls, "on_error": on_error}
     how |= {"workers": workers, "progress": progress}
@@ -228,9 +228,16 @@ def evaluate(
         if protocol:
             relevance = protocol.get("relevance", relevance)
         return evaluate_each(model, data, (relevance,), report=report, **how)[0]
+    _check_page(report)
+    measured = _measured(_task(task, protocol or {}), model, data, fit=fit, **how)
     if report is not None:
-        raise ConfigError("the page is made for retrieval only.", hint="Leave --report out; --json has every figure.")
-    return _measured(_task(task, protocol or {}), model, data, fit=fit, **how)
+        write_task_html(measured, report)
+    return measured
+
+
+def _check_page(report: Media | None) -> None:
+    if report is not None and Path(report).is_dir():
+        raise ConfigError("the report is one file, and this is a folder.", file=report, hint="Name a file in it.")
 
 
 def _task(name: str, protocol: Mapping[str, Any]) -> Task:
@@ -321,8 +328,7 @@ def evaluate_each(
     """Retrieval by each of ``relevances``, from the same embeddings. The page shows all of them, and by pair or by
     class where the data allow it.
     """
-    if report is not None and Path(report).is_dir():
-        raise ConfigError("the report is one file, and this is a folder.", file=report, hint="Name a file in it.")
+    _check_page(report)
     model = Model.load(model) if isinstance(model, str | Path) else model
     started = time.monotonic()
     part, split_name, leaking = _rows(model, data, split)

@@ -148,7 +148,8 @@ class Task(ABC):
         condition, metric = self.headline
         better = "lower" if metric in self.lower else "higher"
         decides = {"condition": condition, "metric": metric, "better": better}
-        return {"name": self.name, **named, "headline": decides, "lower": sorted(self.lower), "words": self.words}
+        said = {"lower": sorted(self.lower), "partner": self.partner, "words": self.words}
+        return {"name": self.name, **named, "headline": decides, **said}
 
     @property
     def fingerprint(self) -> str:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from avcl.report.page import read_json, write_html, write_json
+from avcl.report.task_page import write_task_html
 
-__all__ = ["read_json", "write_html", "write_json"]
+__all__ = ["read_json", "write_html", "write_json", "write_task_html"]

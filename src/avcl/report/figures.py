@@ -186,6 +186,29 @@ def embedding_map(
     return _svg(draw, words, "map", columns=2 if by_class else 1, height=4.4)
 
 
+def controls_beside(
+    rows: Mapping[str, tuple[float, tuple[float, float] | None]], *, chance: float | None, unit: str
+) -> str:
+    """A line for each row {name: (value, interval)}, the first one (the system) in color; chance as a dashed line."""
+    names = list(rows)
+
+    def draw(axes: Any) -> None:
+        for place, name in enumerate(reversed(names)):
+            value, span = rows[name]
+            color = COLORS["video"] if name == names[0] else MUTED
+            if span is not None:
+                axes.plot(span, [place, place], color=color, lw=3, alpha=0.45, solid_capstyle="round")
+            axes.plot([value], [place], "o", color=color, ms=7)
+        if chance is not None:
+            axes.axvline(chance, color=INK, lw=1, ls="--")
+        axes.set_yticks(range(len(names)), [short(name, 34) for name in reversed(names)])
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        _labels(axes, unit, "")
+
+    said = ", ".join(f"{name} {value:.3g}" for name, (value, _) in rows.items())
+    return _svg(draw, f"{unit}: {said}", "controls", height=0.8 + 0.42 * len(names))
+
+
 def class_name(number: int, names: Sequence[str]) -> str:
     return "" if number < 0 else names[number] if number < len(names) else str(number)
 

@@ -6,9 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +20,10 @@ from avcl.files import write_atomic
 from avcl.metrics.ranking import Similarity, chance, random_ranking, score_blocks
 from avcl.report import figures
 from avcl.report.figures import direction_words, short
+from avcl.report.frame import finite, panel, write_page
 from avcl.report.gallery import gallery
 from avcl.tasks.retrieval import Direction, Retrieval
-from avcl.types import Report, jsonable
+from avcl.types import Report
 
 SAMPLE = 400  # queries and gallery items that the histogram draws its pairs from
 RELEVANCE_WORDS = {
@@ -36,7 +35,7 @@ RELEVANCE_WORDS = {
 
 def write_json(report: Report, path: str | Path) -> None:
     """The Report as one JSON object (as ``avcl evaluate --json`` prints it), whole or not at all."""
-    write_atomic(path, json.dumps(_finite(report.as_dict()), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(finite(report.as_dict()), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Report:
@@ -88,9 +87,10 @@ def write_html(
         cards = gallery(directions, predictions, data=data, folder=path.parent, each=queries, similarity=similarity)
         words = "✓ marks a right answer; a dashed frame shows the right answer where the first hits missed it."
         shown = f"<h2>Best and worst queries</h2><p>{words}</p>{cards}" if cards else ""
-    page = Template(files("avcl.report").joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        meta=_meta(report),
+    write_page(
+        path,
+        report,
+        title=title,
         lead=_lead(report),
         warnings=_warnings(report),
         tiles="".join(_tiles(each) for each in (report, *also)),
@@ -98,10 +98,7 @@ def write_html(
         glossary=_glossary(report),
         charts=f'<h2>Plots</h2><div class="charts">{"".join(charts)}</div>' if any(charts) else "",
         gallery=shown,
-        details=escape(_details(report)),
-        json=json.dumps(_finite(report.as_dict())).replace("<", "\\u003c"),
     )
-    write_atomic(path, page)
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
@@ -132,21 +129,6 @@ def _beside(report: Report, direction: str, metric: str) -> str:
     expected = report.chance.get(direction, {}).get(metric)
     parts = [f"95\N{NO-BREAK SPACE}% interval {interval}"] if interval else []
     return ", ".join(parts + ([f"chance {_number(metric, expected)}"] if expected is not None else []))
-
-
-def _meta(report: Report) -> str:
-    protocol = report.protocol
-    spans = [
-        f"system {report.system}",
-        f"model {report.model}" if report.model else "",
-        f"{report.n_scored} of {report.n_official} items scored",
-        f"split {report.split}" if report.split else "",
-        f"relevance {protocol['relevance']}" if "relevance" in protocol else "",
-        f"seed {report.seed}",
-        f"task {report.task}",
-        f"data {report.data}",
-    ]
-    return "".join(f"<span>{escape(short(s, 80))}</span>" for s in spans if s)
 
 
 def _lead(report: Report) -> str:
@@ -251,27 +233,7 @@ def _glossary(report: Report) -> str:
     return "".join(f"<dt>{escape(t)}</dt><dd>{escape(words)}</dd>" for t, words in terms.items())
 
 
-def _details(report: Report) -> str:
-    keep = ("protocol", "config", "versions", "skipped", "task", "data", "model", "split", "seed", "seconds")
-    return json.dumps(_finite({k: jsonable(getattr(report, k)) for k in keep}), indent=2, ensure_ascii=False)
-
-
-def _finite(value: Any) -> Any:
-    """The same with null where a number is not finite: NaN is not JSON."""
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # --------------------------------------------------------------------------------------------------------------- charts
-def _panel(title: str, words: str, svg: str, *, wide: bool = False) -> str:
-    return (
-        f'<section class="panel{" wide" if wide else ""}"><h3>{escape(title)}</h3><p>{escape(words)}</p>{svg}</section>'
-    )
-
-
 def _recall(report: Report, directions: Mapping[str, Direction]) -> str:
     size = max(d.ranking.n_gallery for d in directions.values())
     at = np.unique(np.geomspace(1, size, 60).round().astype(np.int64))
@@ -287,7 +249,7 @@ def _recall(report: Report, directions: Mapping[str, Direction]) -> str:
     blind = [random_ranking(d.ranking.n_relevant, d.ranking.n_gallery) for d in directions.values()]
     by_chance = np.mean([b.recall_curve(at.tolist()) for b in blind], axis=0)
     svg = figures.recall_curve(curves, (at, by_chance), points)
-    return _panel("How far down is the right answer?", "Recall at k, with 95 % intervals at the reported k.", svg)
+    return panel("How far down is the right answer?", "Recall at k, with 95 % intervals at the reported k.", svg)
 
 
 def _histogram(directions: Mapping[str, Direction], predictions: Predictions, similarity: Similarity | None) -> str:
@@ -308,7 +270,7 @@ def _histogram(directions: Mapping[str, Direction], predictions: Predictions, si
         return ""
     svg = figures.similarity_histogram(scores[relevant], scores[~relevant], predictions.similarity)
     words = "The less the two shapes overlap, the better the model tells matches from mismatches."
-    return _panel("Matched against unmatched pairs", words, svg)
+    return panel("Matched against unmatched pairs", words, svg)
 
 
 def _classes(report: Report) -> str:
@@ -329,7 +291,7 @@ def _classes(report: Report) -> str:
     }
     svg = figures.class_bars(table, metric, expected)
     few = f" ({figures.MAX_CLASSES} of {len(names)}: best and worst)" if len(names) > figures.MAX_CLASSES else ""
-    return _panel(f"{metric} of each class{few}", f"Relevance by {relevance}; the number of queries in brackets.", svg)
+    return panel(f"{metric} of each class{few}", f"Relevance by {relevance}; the number of queries in brackets.", svg)
 
 
 def _training(history: Sequence[Mapping[str, Any]]) -> str:
@@ -351,7 +313,7 @@ def _training(history: Sequence[Mapping[str, Any]]) -> str:
     if not series:
         return ""
     svg = figures.training_curves(series, unit)
-    return _panel("Training", "What the log of the training run says.", svg, wide=len(series) > 1)
+    return panel("Training", "What the log of the training run says.", svg, wide=len(series) > 1)
 
 
 def _map(directions: Mapping[str, Direction], predictions: Predictions, projection: str, seed: int) -> str:
@@ -369,7 +331,7 @@ def _map(directions: Mapping[str, Direction], predictions: Predictions, projecti
     svg = figures.embedding_map(halves, predictions.labels[rows], predictions.label_names, axes)
     words = f"{len(rows)} clips, once as {' and once as '.join(arrays)} (circles audio, triangles video, squares text)."
     labels = predictions.labels[rows]
-    return _panel("Map of the common space", words, svg, wide=len(np.unique(labels[labels >= 0])) > 1)
+    return panel("Map of the common space", words, svg, wide=len(np.unique(labels[labels >= 0])) > 1)
 
 
 def _pca(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[str, str]]:
