@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 
 from avcl import api, discover
 from avcl.data.dataset import Data
-from avcl.data.derived import Derived, WrongPartner
+from avcl.data.derived import Kept, WrongPartner
 from avcl.data.loader import Loader
 from avcl.data.world import World
 from avcl.data.world.presets import preset_of
@@ -23,7 +23,7 @@ from avcl.errors import ConfigError
 from avcl.model import Model
 from avcl.seeds import seed_everything, seed_for
 from avcl.system import Step, System, Trial
-from avcl.types import Clip, Inputs, Report
+from avcl.types import Report
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,50 @@ def trial_of(system: str | type[System]) -> tuple[type[System], Trial]:
     return cls, cls.trial
 
 
-def train(system: str | type[System], *, seed: int = 0, workers: int = 1, progress: bool = False) -> Model:
-    """The system trained as its trial says."""
+def training_data(system: str | type[System], *, seed: int = 0, progress: bool = False) -> Data:
+    """The clips that a trial trains on; where every epoch sees the same ones, they are rendered once."""
     cls, trial = trial_of(system)
-    data = world_of(trial, clips=trial.clips, split="train", seed=seed, fresh=trial.fresh, retime=trial.retime)
+    world = world_of(trial, clips=trial.clips, split="train", seed=seed, fresh=trial.fresh, retime=trial.retime)
+    if trial.fresh:
+        return world
+    return Kept(world.configure(cls.inputs(cls.Config.from_json(trial.settings))), progress=progress)
+
+
+def train(
+    system: str | type[System],
+    data: Data | None = None,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = False,
+) -> Model:
+    """The system trained as its trial says (on ``data``: what ``training_data`` made before)."""
+    cls, trial = trial_of(system)
+    data = training_data(cls, seed=seed, progress=progress) if data is None else data
+    workers = workers if trial.fresh else 0
     return api.train(cls, data, seed=seed, settings=trial.settings, workers=workers, progress=progress)
 
 
-def measure(model: Model, *, seed: int = 0, workers: int = 1) -> Report:
-    """The trial's task on held-out clips, beside chance and all controls."""
+def measure(model: Model, *, fit: Data | None = None, seed: int = 0, workers: int = 1) -> Report:
+    """The trial's task on held-out clips, beside chance and all controls. ``fit``: rows for a probe or judge (default:
+    the training clips of the trial)."""
     _, trial = trial_of(type(model.system))
-    test = world_of(trial, clips=trial.test, split="test", seed=seed)
-    fit = world_of(trial, clips=trial.clips, split="train", seed=seed) if trial.task != "retrieval" else None
-    return api.evaluate(model, test, task=trial.task, protocol=trial.protocol, fit=fit, controls=True, workers=workers)
+    test = world_of(trial, clips=trial.test, split="test", seed=seed).configure(model.inputs)
+    square = model.inputs.size[0] == model.inputs.size[1]  # of other pictures the truth is not known
+    kept = Kept(test.with_truth() if square else test)  # every control is scored on the same clips
+    if fit is None:
+        fit = world_of(trial, clips=trial.clips, split="train", seed=seed)
+    return api.evaluate(model, kept, task=trial.task, protocol=trial.protocol, fit=fit, controls=True, workers=workers)
 
 
 def run(system: str | type[System], *, seed: int = 0, workers: int = 1, progress: bool = False) -> Trained:
     """Train and measure."""
     started = time.monotonic()
-    model = train(system, seed=seed, workers=workers, progress=progress)
+    data = training_data(system, seed=seed, progress=progress)
+    model = train(system, data, seed=seed, workers=workers, progress=progress)
     seconds = time.monotonic() - started
-    return Trained(model, measure(model, seed=seed, workers=workers), round(seconds, 1))
+    fit = data if isinstance(data, Kept) else None
+    return Trained(model, measure(model, fit=fit, seed=seed, workers=workers), round(seconds, 1))
 
 
 # --------------------------------------------------------------------------------------------------------- short form
@@ -91,7 +114,7 @@ def run_short(system: str | type[System], *, seed: int = 0) -> Short:
     cls, trial = trial_of(system)
     data = world_of(trial, clips=trial.short_clips, split="train", seed=seed)
     settings = {**trial.settings, **trial.short}
-    kept = KeptClips(data.configure(cls.inputs(cls.Config.from_json(settings))))
+    kept = Kept(data.configure(cls.inputs(cls.Config.from_json(settings))))
     model = api.train(cls, kept, seed=seed, settings=settings, workers=0)
     history = model.meta["history"]
     first, last = (_watched(history[i]["losses"], trial) for i in (0, -1))
@@ -115,17 +138,3 @@ def _loss(system: System, data: Data, trial: Trial, seed: int) -> float:
         value = _watched({name: float(term) for name, term in terms.items()}, trial)
         total, rows = total + value * len(batch), rows + len(batch)
     return total / rows
-
-
-class KeptClips(Derived):
-    """The clips of ``source``, as it is configured, made once and kept in memory."""
-
-    def __init__(self, source: Data):
-        super().__init__(source)
-        self.clips = [source.clip(i) for i in range(len(source))]
-
-    def configure(self, inputs: Inputs) -> Self:
-        return self
-
-    def clip(self, index: int, *, epoch: int = 0, view: int = 0) -> Clip:
-        return replace(self.clips[index], view=view)

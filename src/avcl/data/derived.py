@@ -13,6 +13,7 @@ import numpy as np
 
 from avcl.data.dataset import Data
 from avcl.errors import BatchError, DataError
+from avcl.progress import tracked
 from avcl.types import Clip, DataSpec, Inputs, fingerprint
 
 
@@ -103,3 +104,32 @@ class WrongPartner(Derived):
         if self.stream not in other.streams:
             raise DataError(f'"{other.id}" has no {self.stream} to give to "{own.id}".')
         return replace(own, streams={**own.streams, self.stream: other.streams[self.stream]})
+
+
+class Kept(Derived):
+    """The clips of ``source``, as it is configured, made once and kept in memory: for data that are slow to make and
+    small enough. What it was made with stays: ``configure`` and ``with_truth`` change nothing.
+    """
+
+    def __init__(self, source: Data, *, progress: bool = False):
+        super().__init__(source)
+        self.clips = list(tracked(map(source.clip, range(len(source))), len(source), "keeping", shown=progress))
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def configure(self, inputs: Inputs) -> Self:
+        return self
+
+    def with_truth(self) -> Self:
+        return self
+
+    def prepare(self, *, workers: int = 0, on_error: Literal["skip", "raise"] = "skip", progress: bool = False) -> Self:
+        return self
+
+    def clip(self, index: int, *, epoch: int = 0, view: int = 0) -> Clip:
+        return replace(self.clips[index], view=view)
+
+    def subset(self, indices: Sequence[int], *, split: str | None = None) -> Self:
+        raise DataError("clips that are kept in memory are used whole.", hint="Take the subset before.")
