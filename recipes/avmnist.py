@@ -58,8 +58,8 @@ def choose(system: str, candidates: Candidates, train: Data, val: Data, seed: in
         return candidates[0]
     scores = []
     for settings in candidates:
-        model = avcl.train(system, train, seed=seed, settings=settings, workers=1)
-        scores.append(avcl.evaluate(model, val, relevance="class", workers=1).scores["mean"]["mAP"])
+        model = avcl.train(system, train, seed=seed, settings=settings)
+        scores.append(avcl.evaluate(model, val, relevance="class").scores["mean"]["mAP"])
     return candidates[int(np.argmax(scores))]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from avcl.api import evaluate as evaluate
     from avcl.api import load as load
     from avcl.api import train as train
+    from avcl.apply.sync import check_sync as check_sync
     from avcl.archive import search as search
     from avcl.catalog import describe as describe
     from avcl.data import load_data as load_data
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Model": "avcl.api",
+    "check_sync": "avcl.apply.sync",
     "demo": "avcl.showcase",
     "describe": "avcl.catalog",
     "doctor": "avcl.environment",
@@ -40,7 +42,19 @@ _HOME = {
     "search": "avcl.archive",
     "train": "avcl.api",
 }
-__all__ = ["Model", "demo", "describe", "doctor", "evaluate", "load", "load_data", "probe", "search", "train"]
+__all__ = [
+    "Model",
+    "check_sync",
+    "demo",
+    "describe",
+    "doctor",
+    "evaluate",
+    "load",
+    "load_data",
+    "probe",
+    "search",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

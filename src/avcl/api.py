@@ -83,7 +83,7 @@ def train(
     folder = None if out is None else processes.from_first(lambda: _run_folder(Path(out), force=force))
     started = time.monotonic()
 
-    if len(part.modalities) < 2:
+    if len(part.modalities) < (1 if cls.alone else 2):
         raise DataError(
             f"the clips have only {', '.join(part.modalities) or 'nothing'}; two of sound, picture, text are needed.",
             file=data if isinstance(data, str | Path) else None,
@@ -276,14 +276,16 @@ def _measured(
     prepare = partial(_prepared, inputs=model.inputs, workers=workers, on_error=on_error, progress=progress)
     part, fit = prepare(part), None if fit is None or not task.fits else prepare(fit)
     check_streams(model.spec, part.spec)
+    judge = None if not task.judge or fit is None else _judge(task, fit, model, workers, progress)
+    how: dict[str, Any] = {"fit": fit, "judge": judge, "workers": workers}
     with threads_beside(workers):
-        made = task.predict(model.system, part, fit=fit, workers=workers)
+        made = task.predict(model.system, part, **how)
         own = task.score(made)
         beside: dict[str, Scores] = {}
         if controls:
             others = {"untrained": (_untrained(model), False), "wrong partner": (model.system, True)}
             for name, (system, wrong) in others.items():
-                answers = task.predict(system, part, fit=fit, wrong_partner=wrong, workers=workers)
+                answers = task.predict(system, part, wrong_partner=wrong, **how)
                 beside[name] = task.score(answers)
             beside |= {name: task.score(answers) for name, answers in task.baselines(made).items()}
     pair = {name: beside[name].scores if controls else {} for name in ("untrained", "wrong partner")}
@@ -297,6 +299,15 @@ def _measured(
         control_interval={name: s.interval for name, s in beside.items()},
         **_about(model, part, split_name, leaking, started),
     )
+
+
+def _judge(task: Task, fit: Data, model: Model, workers: int, progress: bool) -> Model:
+    """The judge of a task, trained on ``fit`` by the one loop; it reads media as the model writes them."""
+    known = {f.name for f in dataclasses.fields(discover.system_class(task.judge).Config)}
+    reads = {"fps": model.inputs.fps, "size": model.inputs.size, "sample_rate": model.inputs.sample_rate}
+    reads |= {"window": model.inputs.window}
+    settings = {k: v for k, v in reads.items() if k in known} | dict(task.judge_settings(fit))
+    return train(task.judge, fit, seed=task.seed, settings=settings, workers=workers, progress=progress)
 
 
 def _about(model: Model, part: Data, split: str, leaking: int, started: float) -> dict[str, Any]:

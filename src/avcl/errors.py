@@ -141,6 +141,12 @@ class CapabilityError(AvclError):
     code = "E-CAPABILITY"
 
 
+class RegionError(AvclError):
+    """Regions of the picture that cannot be used: none was named, one is outside, two are the same."""
+
+    code = "E-REGION"
+
+
 class ExistsError(AvclError):
     """The output is already there and would be overwritten."""
 

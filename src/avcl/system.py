@@ -216,6 +216,8 @@ class System(nn.Module, ABC):
     closed_form: ClassVar[bool] = False
     # What it can be built for: arrays of features, decoded media, or both.
     learns_from: ClassVar[tuple[str, ...]] = ("features", "media")
+    # True: can also learn from one modality alone, against other views of itself.
+    alone: ClassVar[bool] = False
     trial: ClassVar[Trial | None] = None
 
     def __init__(self, config: AnyConfig, spec: DataSpec):
@@ -277,6 +279,11 @@ class Represents(Protocol):
 
 @runtime_checkable
 class Localizes(Protocol):
+    """``heatmap`` [B, T, H, W] in [0, 1] for every frame at its own size: how sure the system is that the sound comes
+    from there. The peak of a frame is how sure it is that the sound comes from anything in it, so it must be low where
+    nothing fits; 0 in frames that were not recorded.
+    """
+
     def heatmap(self, batch: Batch) -> Tensor: ...
 
 
@@ -287,7 +294,18 @@ class Detects(Protocol):
 
 @runtime_checkable
 class Segments(Protocol):
+    """``events``: logits of the segments that divide the window evenly [B, S, C + 1], the last class background."""
+
     def events(self, batch: Batch) -> Tensor: ...
+
+
+@runtime_checkable
+class Matches(Protocol):
+    """``match``: each segment of one modality in a space common to both [B, S, D], near (L2) what belongs to it and
+    told by that modality alone; None where this configuration did not learn one.
+    """
+
+    def match(self, batch: Batch, modality: str) -> Tensor | None: ...
 
 
 @runtime_checkable
@@ -301,15 +319,39 @@ class Regresses(Protocol):
 
 
 @runtime_checkable
+class Transcribes(Protocol):
+    """``words``: numbers of the words said at every place [B, places]; ``spelled``: such rows as sentences."""
+
+    def words(self, batch: Batch) -> Tensor: ...
+
+    def spelled(self, words: Tensor) -> list[str]: ...
+
+
+@runtime_checkable
 class Separates(Protocol):
     def separate(self, mixture: Stream, guides: Sequence[Batch]) -> Tensor: ...
 
 
 @runtime_checkable
 class Generates(Protocol):
+    """``generate``: the modality that the batch lacks, from those that it has, as a Stream of the form that the data
+    have (a waveform where they have sound); BatchError where it is not clear which. A system that cannot make each of
+    its modalities names those that it can: the attribute ``targets`` (``targets_of``).
+    """
+
     def generate(self, batch: Batch, generator: torch.Generator) -> Stream: ...
+
+
+def targets_of(system: Generates) -> tuple[str, ...]:
+    """The modalities that a system can generate: its ``targets``, or else all that it was made for."""
+    spec: DataSpec | None = getattr(system, "spec", None)
+    return tuple(getattr(system, "targets", () if spec is None else spec.streams))
 
 
 @runtime_checkable
 class Aligns(Protocol):
+    """``offsets``: log-scores [B, K] of the lags ``grid`` [K] in seconds, above zero: the sound is late. Their softmax
+    is the posterior of the lag: flat where nothing can be told.
+    """
+
     def offsets(self, batch: Batch, grid: Tensor) -> Tensor: ...

@@ -133,6 +133,7 @@ class Task(ABC):
     lower: ClassVar[frozenset[str]] = frozenset()
     partner: ClassVar[str] = "audio"
     fits: ClassVar[bool] = False
+    judge: ClassVar[str] = ""
 
     bootstrap: int = 1000
     seed: int = 0
@@ -148,7 +149,8 @@ class Task(ABC):
         condition, metric = self.headline
         better = "lower" if metric in self.lower else "higher"
         decides = {"condition": condition, "metric": metric, "better": better}
-        said = {"lower": sorted(self.lower), "partner": self.partner, "words": self.words}
+        said: dict[str, Any] = {"lower": sorted(self.lower), "partner": self.partner, "words": self.words}
+        said |= {"judge": self.judge} if self.judge else {}
         return {"name": self.name, **named, "headline": decides, **said}
 
     @property
@@ -196,6 +198,14 @@ class Task(ABC):
         """The outputs with what needs learning from the training rows ``fit`` (``fits``): a probe, a judge."""
         return outputs
 
+    def judge_settings(self, fit: Data) -> Mapping[str, Any]:
+        """Settings of the judge's Config, for these training rows."""
+        return {}
+
+    def judged_by(self, judge: Any, outputs: Outputs, data: Data) -> Outputs:
+        """The outputs with what the trained ``judge`` (a Model) makes of the answers; its name goes into the notes."""
+        return outputs
+
     def wrong_partners(self, data: Data) -> Data:
         """``items`` in which ``partner`` comes from another clip; truth stays where it was."""
         return self.items(WrongPartner(data, self.partner, seed=self.seed))
@@ -207,6 +217,7 @@ class Task(ABC):
         data: Data,
         *,
         fit: Data | None = None,
+        judge: Any = None,
         wrong_partner: bool = False,
         batch_size: int = 32,
         workers: int = 0,
@@ -222,6 +233,8 @@ class Task(ABC):
                 f"{self.name} learns a judge or probe from training rows, and there are none.",
                 hint="Give data with a train split, or fit=.",
             )
+        if self.judge and judge is None:
+            raise ConfigError(f"{self.name} needs a trained {self.judge} to judge with.", hint="Use avcl.evaluate.")
         if len(data) == 0:
             raise DataError("there is nothing to score: the data set has no rows.")
         rows = self.wrong_partners(data) if wrong_partner else self.items(data)
@@ -239,7 +252,8 @@ class Task(ABC):
         arrays = {name: torch.cat(parts).numpy() for name, parts in found.items()}
         n_official = len(rows) + data.n_official - len(data)  # what could not be read is missing from the items too
         made = Outputs(tuple(ids), tuple(groups), arrays, self.notes(rows), n_official)
-        return self.judged(made, system, rows, fit, workers=workers)
+        made = self.judged(made, system, rows, fit, workers=workers)
+        return self.judged_by(judge, made, rows) if self.judge else made
 
     def require(self, system: Any) -> None:
         """CapabilityError, with the systems that can, unless ``system`` has the capability ``needs``."""
@@ -325,7 +339,7 @@ def checked(name: str, value: Any, batch: Batch) -> Tensor:
     value = value.detach().cpu()
     value = value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if value.is_floating_point():
-        bad = [batch.id[i] for i in (~torch.isfinite(value.flatten(1))).any(1).nonzero().flatten().tolist()]
+        bad = [batch.id[i] for i in (~torch.isfinite(value.reshape(len(value), -1))).any(1).nonzero().flatten().tolist()]
         if bad:
             raise FeatureError(f"{name} has values that are not finite in {len(bad)} items ({', '.join(bad[:3])}).")
     return value

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from avcl.encoders import autoregressive, conv3d, decoders, patches, recurrent, resnet, text, unet, vggish, waveform
 from avcl.encoders.audio import LogMelConv
 from avcl.encoders.conv2d import ChangeConv, FrameConv
+from avcl.encoders.faces import PlacedConv
 from avcl.encoders.mlp import MLP
+from avcl.encoders.segments import CellConv
+from avcl.encoders.skeleton import SkeletonConv
 from avcl.encoders.tokens import TokenConv
 from avcl.nn import (
     aggregation,
@@ -99,7 +102,9 @@ ENCODERS: dict[str, Case] = {
     "MLP: map": Case(lambda: MLP(6, hidden=8, dim=4, depth=2), (MAP,)),
     "TokenConv": Case(lambda: TokenConv(8, dim=8), (TOKENS,)),
     "FrameConv": Case(lambda: FrameConv((4, 6, 8)), (PICTURES,)),
+    "PlacedConv": Case(lambda: PlacedConv((20, 24), dim=6, widths=(4, 6)), (PICTURES,)),
     "ChangeConv": Case(lambda: ChangeConv(dim=8, widths=(4, 6)), (PICTURES,)),
+    "CellConv": Case(lambda: CellConv((4, 6, 8)), (PICTURES,)),
     "LogMelConv": Case(lambda: LogMelConv(dim=8, bands=16, widths=(4, 4, 6)), (SOUND,)),
     "FrameResNet": Case(lambda: resnet.FrameResNet(**SMALL), (PICTURES,)),
     "FrameResNet: bottleneck": Case(lambda: resnet.FrameResNet(**SMALL, bottleneck=True, pool=False), (PICTURES,)),
@@ -157,6 +162,10 @@ ENCODERS: dict[str, Case] = {
     "EventDecoder": Case(
         lambda: autoregressive.EventDecoder(8, memory_dim=6, width=8, heads=2, depth=1), (TOKENS, X)
     ),
+    "EventDecoder: timed": Case(
+        lambda: autoregressive.EventDecoder(8, memory_dim=6, width=8, heads=2, depth=1, durations=[0.1] * 8), (TOKENS, X)
+    ),
+    "SkeletonConv": Case(lambda: SkeletonConv(3, widths=(4, 6), strides=(1, 2), dim=8, reach=3, dropout=0.1), (X,)),
     "EventDecoder: gru": Case(
         lambda: autoregressive.EventDecoder(8, memory_dim=6, width=8, heads=2, depth=1, core="gru"), (TOKENS, X)
     ),
@@ -256,6 +265,9 @@ JUDGES = "gives a Verdict for a clip, not a sequence; tests/unit/test_nn_discrim
 # Public modules that have no case, and why.
 OTHERS: dict[str, str] = {
     "ChannelNorm": "a norm of tensors of any rank, without a clock",
+    "PictureTower": "gives a pooled vector and a sequence; made of FrameConv and ChangeConv, which have cases",
+    "SoundTower": "gives a pooled vector and a sequence; made of LogMelConv, which has a case",
+    "ClusterCCA": "a closed form of vectors without parameters; tests/unit/test_nn_canonical.py",
     "WhatWhen": "takes a pooled vector and a sequence; tests/unit/test_encoders.py has its equation",
     "Tower": "the base of pretrained towers, which tests/unit/test_pretrained.py holds to the contract",
     "PictureDecoder": "one latent to one picture, no clock; VideoDecoder is made of it",
@@ -275,5 +287,7 @@ OTHERS: dict[str, str] = {
     **dict.fromkeys(("MaskedConvs", "Head", "Conditioned"), JUDGES),
     "ModalityAdversary": "a game between players; tests/unit/test_nn_adversary.py",
     "GradientBalance": "a weight of two losses; tests/unit/test_nn_adversary.py",
+    "SegmentTowers": "a clip to a fixed number of segments, whatever its length; tests/unit/test_systems_events.py",
+    **dict.fromkeys(("EventTerms", "SegmentMatch"), "losses of segments; tests/unit/test_systems_events.py"),
     "FrozenClassifier": "what another module says, without a clock of its own",
 }

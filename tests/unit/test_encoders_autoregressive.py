@@ -18,6 +18,9 @@ BUILD = {
     "transformer": lambda: EventDecoder(VOCABULARY, memory_dim=3, width=16, depth=2, heads=2),
     "relative": lambda: EventDecoder(VOCABULARY, memory_dim=3, width=16, depth=2, heads=2, relative=True),
     "gru": lambda: EventDecoder(VOCABULARY, memory_dim=3, width=16, depth=2, heads=2, core="gru"),
+    "timed": lambda: EventDecoder(
+        VOCABULARY, memory_dim=3, width=16, depth=2, heads=2, durations=[0, 0.1, 0.5, 1, 0, 0, 0]
+    ),
 }
 
 

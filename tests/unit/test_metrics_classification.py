@@ -167,6 +167,20 @@ def test_multilabel_leaves_out_a_class_without_positives():
 
 
 # ---------------------------------------------------------------------------------------------- decisions about a pair
+def test_auc_and_eer_agree_with_scikit_learn():
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    rng = np.random.default_rng(0)
+    for n in (5, 40, 300):
+        scores, same = rng.normal(size=n).round(1), np.arange(n) % 3 == 0
+        assert roc_auc(scores, same) == pytest.approx(roc_auc_score(same, scores))
+        accepted, hit, _ = roc_curve(same, scores, drop_intermediate=False)
+        rates = np.linspace(0, 1, 20_001)
+        refused = 1 - np.interp(rates, accepted, hit)
+        crossing = np.abs(refused - rates).argmin()
+        assert equal_error_rate(scores, same).value == pytest.approx(rates[crossing], abs=1e-3)
+
+
 def test_roc_auc_counts_a_tie_as_half():
     s, y = np.array([-1.0, -1, -2, -3, -1]), np.array([1, 0, 0, 1, 0])
     pairs = [(a > b) + (a == b) / 2 for a in s[y == 1] for b in s[y == 0]]

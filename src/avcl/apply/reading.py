@@ -40,9 +40,11 @@ def windows(
     start: float | None = None,
     end: float | None = None,
     hop: float | None = None,
+    length: float | None = None,
 ) -> Iterator[Window]:
-    """The file in windows of the model's length, one every ``hop`` seconds (default: the window); the last ends with
-    the file. NoAudioStream, NoVideoStream: the file lacks what is asked for; ConfigError: no time from start to end.
+    """The file in windows of ``length`` seconds (default: the model's), one every ``hop`` seconds (default: the
+    window); the last ends with the file. NoAudioStream, NoVideoStream: the file lacks what is asked for; ConfigError:
+    no time from start to end.
     """
     info = probe(path)
     for name, there, error in (("audio", info.audio, NoAudioStream), ("video", info.video, NoVideoStream)):
@@ -53,7 +55,7 @@ def windows(
     last = first + model.window if last is None else last
     if last <= first:
         raise ConfigError(f"there is nothing between {first:g} s and {last:g} s.", file=path)
-    for a, b in segments(last - first, model.window, hop):
+    for a, b in segments(last - first, length or model.window, hop):
         clip = read_inputs(path, model.inputs, first + a, first + b, modalities=tuple(modalities))
         yield Window(first + a, first + b, clip)
 

@@ -132,4 +132,7 @@ class Kept(Derived):
         return replace(self.clips[index], view=view)
 
     def subset(self, indices: Sequence[int], *, split: str | None = None) -> Self:
-        raise DataError("clips that are kept in memory are used whole.", hint="Take the subset before.")
+        other = type(self).__new__(type(self))  # the clips are there already
+        Derived.__init__(other, self.source.subset(indices, split=split))
+        other.clips = [replace(self.clips[i], index=number) for number, i in enumerate(indices)]
+        return other

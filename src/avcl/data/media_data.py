@@ -18,6 +18,7 @@ from avcl.data.dataset import Data
 from avcl.data.labels import label_names, label_numbers
 from avcl.data.manifest import FILES, Row, Table, unknown_column
 from avcl.data.tokens import text_stream
+from avcl.data.truth import Known, known_beside, truth_of_row
 from avcl.data.windows import expand_row
 from avcl.errors import AvclError, ConfigError, DataError, MediaError, TooShort, did_you_mean
 from avcl.media import IMAGE_SUFFIXES, probe, read_clip
@@ -38,7 +39,8 @@ class MediaData(Data):
     first ``inputs.window`` seconds of its row (from ``start``, to ``end`` at most), so rows that are longer are cut:
     ``windows`` makes a row of each window instead. Streams: ``video`` uint8 [1, window * fps, 3, H, W] (a still: [1, 1,
     3, H, W]), ``audio`` float32 [1, window * sample_rate, C], ``text`` int64 [1, bytes]. What a file does not reach is
-    zeros with mask False.
+    zeros with mask False. ``with_truth``: rows for which ``truth/<id>.npz`` stands beside the manifest bring its arrays
+    as ``extras``, on the grid of the streams (``avcl.data.truth``).
     """
 
     kind: Literal["media", "features", "world"] = "media"
@@ -55,12 +57,14 @@ class MediaData(Data):
         n_official: int | None = None,
         cache: StreamCache | None = None,
         where: str = "data",
+        known: Known | None = None,
     ):
         self.rows = tuple(rows)
         self.labels, self.modalities, self.inputs, self.split, self.where = labels, modalities, inputs, split, where
         self.skipped = dict(skipped or {})
         self.n_official = len(self.rows) if n_official is None else n_official
         self.cache = StreamCache() if cache is None else cache
+        self._known = known
         self._ids = tuple(row.id for row in self.rows)
         self._targets = label_numbers([row.label for row in self.rows], labels)
         self._groups = tuple(row.group for row in self.rows)
@@ -156,6 +160,14 @@ class MediaData(Data):
             raise ConfigError(f"window, fps, sample_rate and channels must be greater than 0: {inputs}.")
         return self._with(self.rows, inputs=inputs, split=self.split, skipped=self.skipped, n_official=self.n_official)
 
+    def with_truth(self) -> Self:
+        """The same rows; those that have a ``truth/<id>.npz`` beside the manifest bring it as ``extras``. DataError
+        where ``truth.jsonl`` there is damaged; a damaged array file is one when its row is asked for."""
+        known = known_beside(self.where)
+        if known is None:
+            return self
+        return self._with(self.rows, split=self.split, skipped=self.skipped, n_official=self.n_official, known=known)
+
     def windows(self, window: float, hop: float | None = None) -> Self:
         """Every row as windows of ``window`` seconds that start every ``hop`` seconds (default: ``window``), in one
         group a row.
@@ -171,6 +183,7 @@ class MediaData(Data):
         inputs: Inputs | None = None,
         skipped: Mapping[str, int] | None = None,
         n_official: int | None = None,
+        known: Known | None = None,
     ) -> Self:
         return type(self)(
             rows,
@@ -182,6 +195,7 @@ class MediaData(Data):
             n_official=n_official,
             cache=self.cache,
             where=self.where,
+            known=self._known if known is None else known,
         )
 
     def _configured(self) -> Inputs:
@@ -207,6 +221,9 @@ class MediaData(Data):
                 raise DataError(f'the row "{row.id}" has no text.', file=self.where)
             streams["text"] = text_stream(row.text)
         target = self._targets[index]
+        extras = {}
+        if self._known is not None:
+            extras = truth_of_row(self._known, row, self._configured(), streams, self.labels)
         return Clip(
             id=row.id,
             streams=streams,
@@ -215,6 +232,7 @@ class MediaData(Data):
             label=target if target >= 0 else None,
             group=row.group,
             source=Source(row.file, row.start, row.end),
+            extras=extras,
         )
 
     def _streams(self, row: Row) -> dict[str, Stream]:

@@ -64,7 +64,10 @@ class LogMelConv(nn.Module):
         self.times = nn.ModuleList(nn.Conv1d(dim, dim, reach, padding=reach // 2) for _ in range(2))
 
     def forward(self, stream: Stream) -> Stream:
-        mel = log_mel_stream(stream, bands=self.bands)
+        return self.on_spectrum(log_mel_stream(stream, bands=self.bands))
+
+    def on_spectrum(self, mel: Stream) -> Stream:
+        """The same of log-mel frames [B, T, bands], which may have been cut or turned round."""
         x, mask = mel.data[:, None].to(memory_format=torch.channels_last), mel.mask  # [B, 1, T, F]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             mask = halve(mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
@@ -29,7 +30,9 @@ class EventDecoder(nn.Module):
     ``core`` "transformer": ``depth`` layers of causal self-attention, attention to the memory, feed-forward (norm
     first), with the sinusoidal code of i, and with ``relative`` a learned bias per distance (Foley Music, Gan et al.
     2020: ``paper()``) · "gru": a GRU in place of self-attention. The memory is read as it is plus the code of its
-    seconds. ``dim`` = vocabulary, the output's width; ``width``: inside.
+    seconds. ``dim`` = vocabulary, the output's width; ``width``: inside. ``durations``: by how many seconds each event
+    moves the clock (time shifts); then a step also knows the second that the events before it have led to, in the code
+    of the memory, and reads the memory at that second: it need not add up, nor search for where it stands.
 
     ``generate`` writes events. Pitfall: trained with the right past, it generates from its own; give it the stop token
     in the targets, or it never learns to stop.
@@ -47,6 +50,7 @@ class EventDecoder(nn.Module):
         core: Core = "transformer",
         relative: bool = False,
         dropout: float = 0.0,
+        durations: Sequence[float] | Tensor | None = None,
     ):
         super().__init__()
         at_least_one({"vocabulary": vocabulary, "memory_dim": memory_dim, "depth": depth}, "EventDecoder")
@@ -54,6 +58,11 @@ class EventDecoder(nn.Module):
         a_share(dropout, "dropout", "EventDecoder")
         if relative and core == "gru":
             raise ConfigError("EventDecoder: a relative bias is for the Transformer core; a GRU has no distances.")
+        seconds = None if durations is None else torch.as_tensor(durations, dtype=torch.float32)
+        if seconds is not None and seconds.shape != (vocabulary,):
+            raise ConfigError(f"EventDecoder: durations are one for each of {vocabulary} events, not {len(seconds)}.")
+        self.register_buffer("durations", seconds, persistent=False)
+        self.here = None if seconds is None else nn.Linear(width, width)
         self.dim, self.width, self.memory_dim = vocabulary, width, memory_dim
         self.table = nn.Embedding(vocabulary, width)
         self.start = nn.Parameter(torch.randn(width) * 0.02)
@@ -66,6 +75,8 @@ class EventDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.logits = nn.Linear(width, vocabulary)
 
+    durations: Tensor | None
+
     @classmethod
     def paper(cls, vocabulary: int = 243, *, memory_dim: int = 512) -> EventDecoder:
         """Foley Music: 6 layers of 512, 8 heads, feed-forward 1,024, dropout 0.1, relative attention."""
@@ -76,10 +87,14 @@ class EventDecoder(nn.Module):
     def forward(self, targets: Stream, memory: Stream) -> Stream:
         tokens = recorded_tokens(targets, "EventDecoder")
         order, back = recorded_first(targets.mask)
-        before = looked_up(self.table, tokens.gather(1, order), "EventDecoder")[:, :-1]
+        tokens = tokens.gather(1, order)
+        before = looked_up(self.table, tokens, "EventDecoder")[:, :-1]
         x = torch.cat([self.start.expand(len(before), 1, -1).to(before.dtype), before], 1)
         heard = self._heard(memory)
         x = self._coded(x, 0)
+        if self.durations is not None:
+            passed = self.durations[tokens].cumsum(1)
+            x = self._placed(x, torch.cat([torch.zeros_like(passed[:, :1]), passed[:, :-1]], 1), heard, memory.rate)
         bias = self._bias(x, 0)
         pairs = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()[None, None]
         for layer, keys in zip(self.layers, self._keys(heard), strict=True):
@@ -115,9 +130,11 @@ class EventDecoder(nn.Module):
         going = torch.ones(len(heard), dtype=torch.bool, device=heard.device)
         past: list[Tensor | None] = [None] * len(self.layers)
         keys = self._keys(heard)
+        now = torch.zeros(len(heard), 1, device=heard.device)
         tokens, masks = [], []
         for step in range(max_steps):
             y, bias = self._coded(x, step), self._bias(x, step)
+            y = y if self.durations is None else self._placed(y, now, heard, memory.rate)
             for i, layer in enumerate(self.layers):
                 y, past[i] = layer(y, past[i], keys[i], mask=memory.mask, pairs=None, bias=bias)
             z = self.logits(self.norm(y))[:, 0]
@@ -128,6 +145,7 @@ class EventDecoder(nn.Module):
             if not going.any():
                 break
             x = self.table(token)[:, None]
+            now = now if self.durations is None else now + self.durations[token][:, None]
         return Stream(torch.stack(tokens, 1), torch.stack(masks, 1), rate)
 
     def _heard(self, memory: Stream) -> Tensor:
@@ -141,6 +159,17 @@ class EventDecoder(nn.Module):
         """x [B, T, width] of the events number ``first`` and on, with the code of their number."""
         at = torch.arange(first, first + x.shape[1], device=x.device)
         return x + sinusoidal(at, self.width).to(x.dtype)
+
+    def _placed(self, x: Tensor, now: Tensor, heard: Tensor, rate: float) -> Tensor:
+        """x [B, T, width] with the code of the seconds ``now`` [B, T], and what is in the memory then."""
+        assert self.here is not None
+        steps = heard.shape[1]
+        at = (now * rate).clamp(0, max(steps - 1, 0))
+        low = at.floor().long()
+        part = (at - low).to(heard.dtype)[:, :, None]
+        rows = torch.arange(len(heard), device=heard.device)[:, None]
+        there = heard[rows, low] * (1 - part) + heard[rows, (low + 1).clamp(max=steps - 1)] * part
+        return x + self.clock.code(now).to(x.dtype) + self.here(there)
 
     def _bias(self, x: Tensor, first: int) -> Tensor | None:
         """What each head adds to the scores [1, heads, T, first + T] for the distance of two events."""

@@ -64,6 +64,14 @@ class ResidualBlock(nn.Module):
         return keep(nn.functional.relu(y + self.shortcut(x)), mask), mask
 
 
+def wake(net: nn.Module, gain: float = 0.5) -> None:
+    """Residual branches of ``net`` that speak from the start: two or three blocks gain nothing from starting without."""
+    for block in net.modules():
+        if isinstance(block, ResidualBlock):
+            last = block.norms[-1]
+            nn.init.constant_((last.norm if isinstance(last, ChannelNorm) else last).weight, gain)  # type: ignore[arg-type]
+
+
 class ResidualTrunk(nn.Module):
     """Stem convolutions, a 3 × 3 maximum of stride two where ``pool``, blocks: [N, C, T, ...] and a mask of T, or none.
 

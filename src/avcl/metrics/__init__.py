@@ -1,5 +1,6 @@
 """Numbers: complete arrays in, float64 out. Equal scores get their expected value; what cannot be scored is counted."""
 
+from avcl.metrics.alignment import Course, Offsets, blind_median, blind_within, estimate_offsets, fit_course
 from avcl.metrics.calibration import (
     Reliability,
     Temperature,
@@ -96,12 +97,21 @@ from avcl.metrics.separation import (
     si_sdr,
     snr,
 )
-from avcl.metrics.speech import SpeechErrors, SpeechScores, pesq, speech_errors, stoi
+from avcl.metrics.speech import (
+    SpeechErrors,
+    SpeechScores,
+    errors_of_items,
+    fixed_sentence,
+    pesq,
+    speech_errors,
+    stoi,
+)
 
 __all__ = [
     "Bins",
     "ClassScores",
     "Concordance",
+    "Course",
     "Decibels",
     "DetectionPrecision",
     "Difference",
@@ -118,6 +128,7 @@ __all__ = [
     "Matching",
     "MultilabelPrecision",
     "Objects",
+    "Offsets",
     "Ranking",
     "Reliability",
     "Sentiment",
@@ -131,6 +142,8 @@ __all__ = [
     "average_precision",
     "binaural_stft_distance",
     "binned_difference",
+    "blind_median",
+    "blind_within",
     "bootstrap",
     "box_iou",
     "brier",
@@ -146,8 +159,12 @@ __all__ = [
     "different_bins",
     "envelope_distance",
     "equal_error_rate",
+    "errors_of_items",
+    "estimate_offsets",
     "event_scores",
+    "fit_course",
     "fit_temperature",
+    "fixed_sentence",
     "frechet_distance",
     "frechet_infinity",
     "frechet_of_moments",

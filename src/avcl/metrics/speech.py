@@ -85,6 +85,22 @@ def speech_errors(reference: Sequence[str], hypothesis: Sequence[str], *, unit: 
     return SpeechErrors(counts[0], counts[1], counts[2], counts[3], unit)
 
 
+def errors_of_items(reference: Sequence[str], hypothesis: Sequence[str], *, unit: str = "word") -> Floats:
+    """Edits over units of each reference, float64 [U]; NaN where the reference is empty. See ``speech_errors``."""
+    found = speech_errors(reference, hypothesis, unit=unit)
+    return np.where(found.length > 0, found.edits / np.maximum(found.length, 1), np.nan)
+
+
+def fixed_sentence(sentences: Sequence[str]) -> str:
+    """The most frequent word at every place of ``sentences``: what to say where nothing was heard."""
+    spoken = [text.split() for text in sentences]
+    best = []
+    for place in range(max((len(words) for words in spoken), default=0)):
+        there = [words[place] for words in spoken if place < len(words)]
+        best.append(max(sorted(set(there)), key=there.count))
+    return " ".join(best)
+
+
 # ----------------------------------------------------------------------------------------------------- intelligibility
 class SpeechScores(NamedTuple):
     """``value`` [S], 0 where not ``scored`` [S] (nothing is said in the reference, or too little) · ``measure``."""

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from avcl.ops.archive import Embed, Export, Features, IndexBuild, IndexInfo, IndexRemove, IndexUpdate, Search
 from avcl.ops.base import Op
+from avcl.ops.generate import Generate
+from avcl.ops.events import Events
 from avcl.ops.learn import Demo, Evaluate, Train, World
+from avcl.ops.localize import Localize
 from avcl.ops.look import Describe, Doctor, List, Probe
+from avcl.ops.recognize import Recognize
+from avcl.ops.separate import Separate
+from avcl.ops.sync import Sync
 
 VERBS: tuple[type[Op], ...] = (
     Doctor,
@@ -25,6 +31,12 @@ VERBS: tuple[type[Op], ...] = (
     IndexRemove,
     IndexInfo,
     Search,
+    Events,
+    Generate,
+    Localize,
+    Recognize,
+    Separate,
+    Sync,
     List,
     Describe,
     Demo,

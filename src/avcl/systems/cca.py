@@ -23,7 +23,7 @@ from avcl import system
 from avcl.encoders.statistics import summarize, summary_dim
 from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.objectives.correlation import Moments, add_moments, canonical_directions
-from avcl.system import MAX, MediaConfig, Step
+from avcl.system import MAX, MediaConfig, Step, Trial
 from avcl.types import Batch, Card, DataSpec
 
 CARD = Card(
@@ -89,6 +89,13 @@ class CCA(system.System):
     Config: ClassVar[type[system.Config]] = CCAConfig
     closed_form: ClassVar[bool] = True
     similarity_name = "cosine"
+    trial = Trial(
+        task="retrieval",
+        preset="retrieval",
+        protocol={"relevance": "pair"},
+        fresh=False,  # one pass is all it takes
+        settings={"components": 20},
+    )
     config: CCAConfig
     correlation: Tensor
 

@@ -1,5 +1,5 @@
-"""The world as real files: ``<id>.webm``, ``truth.jsonl``, ``truth/<id>.npz``, ``manifest.csv`` and ``world.json``
-(what it is).
+"""The world as real files: ``<id>.webm``, ``truth.jsonl``, ``truth/<id>.npz``, ``manifest.csv``, ``labels.txt`` and
+``world.json`` (what it is).
 
 Every file is written beside and renamed. An export that was cut short goes on where it stopped: a clip counts as done
 when both its files are there. The two tables come last; a folder without them is not finished.
@@ -92,6 +92,8 @@ def export(
         done = dict(tracked(_results(jobs, workers), len(jobs), f"rendering {world.preset.name}", shown=progress))
         lines = [done[job.index][0] for job in jobs]
         write_atomic(folder / "truth.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        if world.labels:  # so that class numbers are the same here and in the world
+            write_atomic(folder / "labels.txt", "".join(f"{name}\n" for name in world.labels))
         write_atomic(folder / "manifest.csv", _manifest(lines, world.labels))
     written = sum(new for _, new in done.values())
     return {
@@ -142,7 +144,7 @@ def _words(note: dict[str, Any]) -> str:
 
 def _clear(folder: Path, note: dict[str, Any]) -> None:
     """Remove what the export described by ``note`` wrote, and nothing else."""
-    for name in ("truth.jsonl", "manifest.csv", _NOTE):
+    for name in ("truth.jsonl", "manifest.csv", "labels.txt", _NOTE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "truth", ignore_errors=True)
     for path in folder.glob(f"{note['preset']['name']}-{note['seed']}-{note['split']}-*.{note['container']}"):

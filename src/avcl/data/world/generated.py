@@ -12,14 +12,16 @@ import torch
 
 from avcl.data.dataset import Data, Splits
 from avcl.data.tokens import text_stream
-from avcl.data.world import fit
+from avcl.data.world import fit, scores
 from avcl.data.world.captions import speech_of
+from avcl.data.world.motion import KINDS
 from avcl.data.world.presets import RENDER_VERSIONS, STREAMS, check_retime, generator, preset_of, render
 from avcl.data.world.values import Preset, Rendered, draw_label, in_split
 from avcl.errors import ConfigError, did_you_mean
 from avcl.types import Clip, DataSpec, Inputs, Stream, StreamSpec, fingerprint
 
-_STREAMS = ("audio", "video", "text", "speech")
+_STREAMS = ("audio", "video", "text", "speech", "transcript", "pose", "notes")
+_PLAYED = {"pose", "notes"}  # streams of a player that need neither picture nor sound
 
 
 class World(Data):
@@ -29,8 +31,9 @@ class World(Data):
     draws new clips (index e * clips + i), training without end; ids stay · ``retime``: share of the clips whose sound
     is that of the same object at another moment, which makes a model learn the object and not only the timing; for
     training only · ``truth``: masks, boxes, stems and more ride along as ``extras`` (slower) · ``streams``: any of
-    "audio", "video", "text" (the caption) and "speech" (the caption spoken); by default sound and picture, and the
-    text where captions are the task.
+    "audio", "video", "text" (the caption), "speech" (the caption spoken) and "transcript" (what a face says); of the
+    preset music "pose" [T, 6] (key points) and "notes" [K, 4] (onset, duration, pitch, velocity; no clock), which alone
+    cost next to nothing; by default sound and picture, and the text where captions are the task.
     """
 
     kind: Literal["media", "features", "world"] = "world"
@@ -98,7 +101,10 @@ class World(Data):
             "audio": StreamSpec("audio", (shown.channels,), float(shown.sample_rate)),
             "video": StreamSpec("video", (3, *shown.size), float(shown.fps)),
             "text": StreamSpec("tokens", (), 1.0),
+            "transcript": StreamSpec("tokens", (), 1.0),
             "speech": StreamSpec("audio", (1,), float(shown.sample_rate)),
+            "pose": StreamSpec("features", (2 * len(scores.POINTS),), float(shown.fps)),
+            "notes": StreamSpec("features", (len(scores.COLUMNS),), 1.0),
         }
         return DataSpec({name: streams[name] for name in self.modalities}, self.labels, len(self))
 
@@ -116,17 +122,23 @@ class World(Data):
 
     def clip(self, index: int, *, epoch: int = 0, view: int = 0) -> Clip:
         """Row ``index`` rendered: "audio" float32 [1,L,C], "video" uint8 [1,T,3,H,W]. Extras: "offset" (seconds,
-        positive: the sound is late), "segments" where the preset has them, and every array of the truth where
-        ``truth``."""
+        positive: the sound is late), "segments" where the preset has them, and where ``truth`` every array of the truth
+        and "motion" (number in ``motion.KINDS`` of what the first source is seen to do; solids)."""
         stream, i = self._rows[index]
         drawn = epoch * self.clips + i if self.fresh else i
         shown = fit.native(self.preset, self.inputs)
+        played = self._played(shown, stream, drawn)
+        if _PLAYED.issuperset(self.modalities) and not self.truth:
+            return Clip(self.ids[index], played, index=index, view=view, label=self._label(stream, drawn))
         clip = render(shown, self.seed, drawn, stream=stream, truth=self.truth, retime=self.retime)
         clip = fit.fitted(clip, self.inputs)
-        streams = {name: self._stream(name, clip, stream, drawn) for name in self.modalities}
+        streams = {n: played[n] if n in played else self._stream(n, clip, stream, drawn) for n in self.modalities}
         extras = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in clip.arrays.items()}
         if "offset" in clip.truth:
             extras["offset"] = torch.tensor(clip.truth["offset"], dtype=torch.float32)
+        seen = clip.truth.get("objects", [{}])[0].get("motion") if self.truth else None
+        if seen is not None:
+            extras["motion"] = torch.tensor(KINDS.index(seen))
         return Clip(
             id=self.ids[index],
             streams=streams,
@@ -137,9 +149,28 @@ class World(Data):
             extras=extras,
         )
 
+    def _played(self, shown: Preset, split: str, drawn: int) -> dict[str, Stream]:
+        """The streams of a player that are asked for: key points at the frame rate, notes without a clock."""
+        wanted = [name for name in self.modalities if name in _PLAYED]
+        if not wanted:
+            return {}
+        score = scores.score_of(in_split(shown, split), generator(self.preset.name, self.seed, drawn, split))
+        found = {"pose": (score.pose, float(shown.fps)), "notes": (score.notes, 1.0)}
+        return {
+            name: Stream(torch.from_numpy(rows)[None], torch.ones(1, len(rows), dtype=torch.bool), rate)
+            for name, (rows, rate) in found.items()
+            if name in wanted
+        }
+
+    def _label(self, split: str, drawn: int) -> int | None:
+        label = draw_label(in_split(self.preset, split), generator(self.preset.name, self.seed, drawn, split))
+        return label if label >= 0 else None
+
     def _stream(self, name: str, clip: Rendered, split: str, drawn: int) -> Stream:
         if name == "text":
             return text_stream(clip.truth["caption"])
+        if name == "transcript":
+            return text_stream(clip.truth["text"])
         if name == "video":
             data, rate = torch.from_numpy(clip.video).permute(0, 3, 1, 2)[None], clip.fps
         elif name == "audio":

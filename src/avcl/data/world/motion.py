@@ -22,6 +22,7 @@ import numpy as np
 LEAD = 1.0
 GRAVITY = 430.0
 MOTIONS = ("bounce", "shake", "pluck", "bow")  # rattle is for the presets that need steady sounds
+KINDS = (*MOTIONS, "rattle")
 
 
 class Pose(NamedTuple):

@@ -21,6 +21,10 @@ CARRIER = (("now", "today", "please", "yes"), ("find", "see", "keep", "follow"),
 TAIL = ("again", "here", "soon", "today")
 
 
+def _identities(persons: int) -> tuple[str, ...]:
+    return tuple(f"person-{i:03d}" for i in range(persons))
+
+
 @dataclass(frozen=True)
 class PeoplePreset(Preset):
     """``noise``: pixel noise · ``floor_db``: range of the level of the room's noise. Two people at most are in the
@@ -32,14 +36,18 @@ class PeoplePreset(Preset):
 
 @dataclass(frozen=True)
 class FacePreset(PeoplePreset):
-    """``persons``: how many identities there are · ``link``: correlation between what is heard of a person (tract
-    length, pitch) and what is seen of it (width of the head, size of the eyes) · ``lead``: range of the silent,
-    closed-mouth start in seconds · ``motion``: head motion."""
+    """``persons``: how many identities there are (where they are the classes, the labels follow) · ``link``:
+    correlation between what is heard of a person (tract length, pitch) and what is seen of it (width of the head, size
+    of the eyes) · ``lead``: range of the silent, closed-mouth start in seconds · ``motion``: head motion."""
 
     persons: int = 120
     link: float = 0.6
     lead: tuple[float, float] = (0.12, 0.4)
     motion: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.task == "face_voice" and len(self.labels) != self.persons:
+            object.__setattr__(self, "labels", _identities(self.persons))
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ _PRESETS: tuple[Preset, ...] = (
         name="face_voice",
         scene="face",
         task="face_voice",
-        labels=tuple(f"person-{i:03d}" for i in range(120)),
+        labels=_identities(120),
         fps=25.0,
         lead=(0.32, 0.5),
         disjoint=True,
