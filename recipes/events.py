@@ -20,9 +20,7 @@ from avcl.types import Report
 
 SYSTEMS = ("duan2021_jca", "tian2018_avel")
 LEARNING: Mapping[str, Mapping[str, Any]] = {"segments": {}, "clip labels": {"weak": True}}
-ALONE: Mapping[str, Mapping[str, Any]] = {
-    f"segments, {name} alone": {"use": name, "drop": 0.0} for name in ("audio", "video")
-}
+ALONE: Mapping[str, Mapping[str, Any]] = {f"segments, {name} alone": {"use": name} for name in ("audio", "video")}
 CONDITIONS = ("both", "audio only", "video only", "audio to video", "video to audio")
 
 

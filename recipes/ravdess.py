@@ -143,7 +143,7 @@ def emotion(folder: Path, *, seed: int = 0, folds: int = 5, settings: Mapping[st
             {"title": "All folds together", "columns": columns, "rows": rows},
             {
                 "title": "Accuracy of sew by fold",
-                "columns": ["fold", "unseen actors", *variants["sew"]["system"][0].arrays.keys() - {"label"}],
+                "columns": ["fold", "unseen actors", *score],
                 "rows": by_fold,
             },
         ],

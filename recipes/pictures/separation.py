@@ -1,7 +1,21 @@
-"""The picture of the family "separation": spectrograms before and after, beside the picture that guided."""
+"""Separation: two sounds at once, and the pictures of their sources to take them apart by.
+
+**Recipe.** Clips of a batch are mixed with each other at equal level, so the truth costs nothing; two seconds at 8 kHz,
+64 logarithmic bands, a small U-Net in bfloat16. The pictures of both sides of a mixture go through one batch
+normalization, and what the picture network says is normalized before it steers the sound: then masks begin to follow
+the picture within a hundred steps. Sound of Pixels renders three frames a clip, as it looks for no motion. **Traps.**
+With a residual frame network and codes that hardly differ between clips the masks stay at one half (a loss of ln 2 a
+bin, nothing in 320 steps); a stem of 4 x 4 patches with layer norm and GELU, and normalized codes, cured it. They were
+changed together: which of them did it was not measured.
+Hard masks, as in the papers, are 3 to 6 dB below soft ones at this size and swing by as much from one measurement to
+the next. A separator that falls silent where it fails would look better if silent answers were dropped: here they count
+as -30 dB. The mixture itself gains 0 dB by definition, and so does any answer that ignores the pictures; with the
+pictures exchanged a model that looks is far below zero.
+"""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +31,7 @@ from avcl.model import Model
 from avcl.task import bare
 from avcl.tasks.separation import Separation
 
+SYSTEM = "zhao2018_sound_of_pixels"
 FFT, HOP = 512, 64
 FLOOR = -50  # dB below the loudest bin of the mixture
 
@@ -27,6 +42,7 @@ def draw(model_folder: Path, out: Path) -> str:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from PIL import Image
 
     model = Model.load(model_folder)
     _, trial = trials.trial_of(type(model.system))
@@ -60,11 +76,15 @@ def draw(model_folder: Path, out: Path) -> str:
         row[1].set_ylabel("kHz", fontsize=8)
     for axis in axes[1, 1:]:
         axis.set_xlabel("seconds", fontsize=8)
-    write_atomic(out, lambda part: figure.savefig(part, dpi=90, format="png"))
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=90, format="png")
+    few = Image.open(drawn).convert("RGB").quantize(128)  # a third of the bytes
+    write_atomic(out, lambda part: few.save(part, format="png", optimize=True))
     pyplot.close(figure)
+    middle = np.median(gains.mean(1))
     return (
-        f"Two sounds at equal level, a {names[0]} and a {names[1]}, taken apart by {model.name}, each guided by its own "
-        f"picture: SI-SDR gain {gains[one].mean():.1f} dB (median of {len(gains)} held-out mixtures {np.median(gains.mean(1)):.1f} dB)."
+        f"Two sounds at equal level, a {names[0]} and a {names[1]}, taken apart by {model.name}, each guided by its "
+        f"own picture: SI-SDR gain {gains[one].mean():.1f} dB (median of {len(gains)} held-out mixtures: {middle:.1f})."
     )
 
 

@@ -119,7 +119,7 @@ def test_errors(paths, main_path, shell, tmp_path: Path) -> None:
         (run, tmp_path / "mute.mp4", ("--out", "x.png"), 4, "E-NOAUDIO"),
         (run, tmp_path / "i.png", ("--out", "x.png"), 4, "E-NOAUDIO"),
         (run, tmp_path / "gone.mp4", ("--out", "x.png"), 4, "E-NOFILE"),
-        (run, clip, ("--out", "x.png", "--at", 99), 2, "E-CONFIG"),
+        (run, clip, ("--out", "xs/x.png", "--at", 99), 2, "E-CONFIG"),
         (run, clip, ("--out", "x.gif"), 2, "E-CONFIG"),
         (run, clip, ("--out", "there.png"), 2, "E-EXISTS"),
         (main_path.run, clip, ("--out", "x.png"), 2, "E-CAPABILITY"),

@@ -182,7 +182,7 @@ def test_embeddings_toward_each_other_modality_are_kept_apart_where_they_differ(
 
 
 def test_what_goes_wrong_has_a_name():
-    with pytest.raises(CapabilityError, match="embed"):
+    with pytest.raises(CapabilityError, match="scored at retrieval"):
         Retrieval().predict(nn.Linear(2, 2), [batch_of(audio=A, video=V)])
     with pytest.raises(LabelError, match="label"):
         Retrieval(relevance="class").score(predictions(labels=np.full(40, -1)))

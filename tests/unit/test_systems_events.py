@@ -18,7 +18,7 @@ from avcl.systems.duan2021_jca import Jca, JcaConfig
 from avcl.systems.tian2018_avel import Avel, AvelConfig
 from avcl.types import Batch, DataSpec, Stream, StreamSpec
 
-TINY = {"dim": 8, "widths": (4, 4, 6), "units": 4, "frames": 1, "drop": 0.0}
+TINY = {"dim": 8, "widths": (4, 4, 6), "units": 4, "frames": 1}
 BOTH = [(Avel, AvelConfig, {"hidden": 4}), (Jca, JcaConfig, {"width": 8, "repeats": 1, "dropout": 0.0})]
 
 
@@ -39,22 +39,14 @@ def made(cls, config, more, spec: DataSpec, **settings):
 # ------------------------------------------------------------------------------------------------------------- towers
 def test_frames_are_those_in_the_middle_of_equal_parts() -> None:
     spec = DataSpec({"audio": StreamSpec("audio", (1,), 8000.0), "video": StreamSpec("video", (3, 32, 32), 4.0)})
-    video = Stream(torch.rand(1, 20, 3, 32, 32), torch.ones(1, 20, dtype=torch.bool), 4.0)
+    video = Stream(torch.arange(20.0)[None, :, None, None, None], torch.ones(1, 20, dtype=torch.bool), 4.0)
     one = SegmentTowers(spec, seconds=5.0, steps=10, frames=1, dim=4, widths=(4, 4, 4))
-    assert one.picked(video).tolist() == list(range(1, 20, 2))  # a half second's second frame
+    assert one.picked(video).data.flatten().tolist() == list(range(1, 20, 2))  # a half second's second frame
     two = SegmentTowers(spec, seconds=5.0, steps=10, frames=2, dim=4, widths=(4, 4, 4))
-    assert two.picked(video).tolist() == list(range(20))
-    sound = Stream(torch.zeros(1, 40_000, 1), torch.ones(1, 40_000, dtype=torch.bool), 8000.0)
-    row = torch.zeros(1, dtype=torch.long)
-    ended = Stream(video.data, video.mask & (torch.arange(20) < 7), 4.0)
-    whole, short = (
-        one.encode(Batch(("a",), {"audio": sound, "video": v}, row, row, row, ("a",))).regions
-        for v in (ended, Stream(video.data[:, :7], video.mask[:, :7], 4.0))
-    )
+    assert two.picked(video).data.flatten().tolist() == list(range(20))
+    short = one.picked(Stream(video.data[:, :7], video.mask[:, :7], 4.0))
     assert short.mask[0].tolist() == [True] * 3 + [False] * 7
-    assert (short.rate, whole.rate) == (2.0, 2.0)
-    torch.testing.assert_close(short.data[:, :3], whole.data[:, :3])
-    assert not bool(short.data[:, 3:].any() | whole.data[:, 3:].any())
+    assert short.rate == 2.0
 
 
 def test_features_become_segments_of_unit_steps() -> None:
@@ -85,27 +77,22 @@ def test_features_become_segments_of_unit_steps() -> None:
 def test_cells_lie_where_the_picture_is() -> None:
     tower = CellConv((4, 6, 8)).eval()
     picture = torch.full((1, 1, 3, 64, 64), 0.5)
-    one, two = torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)
+    one = torch.ones(1, 1, dtype=torch.bool)
     plain = tower(Stream(picture, one, 4.0)).data
     assert plain.shape == (1, 1, 4, 4, 8)
     spot = picture.clone()
-    spot[..., 52:60, 4:12] = 1.0  # low and left
-    still = tower(Stream(spot, one, 4.0)).data
-    changed = (still - plain).abs().sum(4)[0, 0]
-    assert divmod(int(changed.argmax()), 4) in ((3, 0), (3, 1))
-    both = tower(Stream(torch.cat([picture, spot], 1), two, 4.0)).data
-    assert not torch.allclose(both[:, 1:], still)  # it was not there before
-    gap = Stream(torch.cat([spot * 9, spot], 1), torch.tensor([[False, True]]), 4.0)
-    torch.testing.assert_close(tower(gap).data[:, 1:], still)
+    spot[..., 52:60, 4:12] = 1.0  # cells stand at every 16th pixel and see 15 to each side
+    changed = (tower(Stream(spot, one, 4.0)).data - plain).abs().sum(4)[0, 0]
+    assert {tuple(cell) for cell in changed.nonzero().tolist()} == {(3, 0), (3, 1)}
 
 
 # ------------------------------------------------------------------------------------------------------ both systems
 @pytest.mark.parametrize(("cls", "config", "more"), BOTH)
 def test_full_supervision_reaches_every_parameter(cls, config, more) -> None:
     batch, spec = batch_of()
-    system = made(cls, config, more, spec, drop=0.25).train()
+    system = made(cls, config, more, spec).train()
     terms, _ = system(batch, step())
-    assert set(terms) == {"segments", "swapped", "match"} - ({"swapped"} if not system.config.swapped else set())
+    assert set(terms) == {"events", "sides", "match"}
     sum(terms.values()).backward()
     without = [n for n, p in system.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert not without
@@ -121,7 +108,7 @@ def test_weak_supervision_reads_no_segment(cls, config, more) -> None:
     batch, spec = batch_of()
     system = made(cls, config, more, spec, weak=True).eval()
     terms, _ = system(replace(batch, extras={}), step())
-    assert set(terms) == {"clip", "swapped"}
+    assert set(terms) == {"events", "swapped", "sides"}
     same, _ = system(batch, step())
     assert all(torch.equal(terms[name], same[name]) for name in terms)
     assert system.match(batch, "audio") is None
@@ -230,55 +217,55 @@ def test_terms_are_their_equations() -> None:
         return table.get(id(heard), heard.data.sum(2, keepdim=True) * torch.tensor([1.0, 0.0, -1.0]))
 
     segments = [[0, 2, 1], [1, 1, 2], [2, 2, 2], [0, 0, 0]]
-    generator = torch.Generator()
-    full = EventTerms(2, swapped=0.0)(name, sound, regions, labeled([0, 1, 0, 1], segments), generator)
-    flat = logits.log_softmax(2).flatten(0, 1)
-    expected = -flat[torch.arange(12), torch.tensor(segments).flatten()].mean()
-    assert float(full["segments"]) == pytest.approx(float(expected))
+    width = {"sound_dim": 2, "region_dim": 2}
+    full = EventTerms(2, sides=0.0, swapped=0.0, **width)(name, sound, regions, labeled([0, 1, 0, 1], segments))
+    assert set(full) == {"events"}
+    assert float(full["events"]) == pytest.approx(crossed(logits, segments))
 
-    weak = EventTerms(2, weak=True, swapped=0.5)(name, sound, regions, labeled([0, 0, 1, 1]), generator)
+    weak = EventTerms(2, weak=True, swapped=0.5, sides=0.0, **width)(name, sound, regions, labeled([0, 0, 1, 1]))
     pooled = logits.amax(1).log_softmax(1)
-    assert float(weak["clip"]) == pytest.approx(float(-pooled[torch.arange(4), torch.tensor([0, 0, 1, 1])].mean()))
+    assert float(weak["events"]) == pytest.approx(float(-pooled[torch.arange(4), torch.tensor([0, 0, 1, 1])].mean()))
     # Clip 0 hears 3 (another label), 2 hears 1; 1 hears 0 and 3 hears 2, of the same label, which are left out.
     other = sound.data[[3, 1]].sum(2, keepdim=True) * torch.tensor([1.0, 0.0, -1.0])
     assert float(weak["swapped"]) == pytest.approx(float(-0.5 * other.log_softmax(2)[..., 2].mean()))
-    alike = EventTerms(2, weak=True)(name, sound, regions, labeled([1, 1, 1, 1]), generator)
+    alike = EventTerms(2, weak=True, sides=0.0, **width)(name, sound, regions, labeled([1, 1, 1, 1]))
     assert float(alike["swapped"]) == 0
+
+
+def test_each_modality_is_classified_by_itself() -> None:
+    sound, regions = pair(4, 3)
+    segments = [[0, 2, 1], [1, 1, 2], [2, 2, 2], [0, 0, 0]]
+    terms = EventTerms(2, sound_dim=2, region_dim=2, sides=0.5, swapped=0.0)
+    sound = sound._replace(mask=sound.mask & (torch.arange(4) > 0)[:, None])  # a clip without sound has no term of it
+
+    def name(heard: Stream, seen: Stream) -> torch.Tensor:
+        return torch.zeros(4, 3, 3)
+
+    with torch.no_grad():
+        found = terms(name, sound, regions, labeled([0, 0, 0, 0], segments))
+        cells = regions.data[:, :, 0, 0]
+        heard, seen = terms.of_sound(sound.data), terms.of_picture(torch.cat([cells, cells], 2))
+    expected = 0.5 * (crossed(heard[1:], segments[1:]) + crossed(seen, segments))
+    assert float(found["sides"]) == pytest.approx(expected, rel=1e-5)
+
+
+def crossed(logits: torch.Tensor, segments: list[list[int]]) -> float:
+    flat, label = logits.log_softmax(2).flatten(0, 1), torch.tensor(segments).flatten()
+    return float(-flat[torch.arange(len(label)), label].mean())
 
 
 def test_the_loss_of_the_authors_code_is_near_log_two() -> None:
     sound, regions = pair(1, 1)
     right, wrong = (torch.tensor([[[x, -x, 0.0]]]) for x in (30.0, -30.0))
-    batch, generator = labeled([0], [[0]]), torch.Generator()
-    terms = EventTerms(2, swapped=0.0, legacy=True)
-    cost = [float(terms(lambda h, s, z=z: z, sound, regions, batch, generator)["segments"]) for z in (right, wrong)]
+    terms = EventTerms(2, sound_dim=2, region_dim=2, sides=0.0, swapped=0.0, legacy=True)
+    cost = [float(terms(lambda h, s, z=z: z, sound, regions, labeled([0], [[0]]))["events"]) for z in (right, wrong)]
     sigma = torch.tensor([1.0, 0.0, 0.0]).sigmoid()
     assert cost[0] == pytest.approx(float(-(sigma[0].log() + 2 * torch.tensor(0.5).log()) / 3), abs=1e-4)
     assert 0.5 < cost[0] < cost[1] < 1.1
-
-
-def test_dropped_modalities_are_shares_of_the_clips() -> None:
-    sound, regions = pair(400)
-    seen: dict[str, torch.Tensor] = {}
-
-    def name(heard: Stream, shown: Stream) -> torch.Tensor:
-        seen["sound"], seen["picture"] = heard.mask.any(1), shown.mask.any(1)
-        assert not bool(heard.data[~heard.mask].any())
-        return heard.data.sum() * 0 + torch.zeros(400, 3, 3)
-
-    batch = labeled([0] * 400, [[0, 1, 2]] * 400)
-    terms = EventTerms(2, swapped=0.0, drop=0.2).train()
-    terms(name, sound, regions, batch, torch.Generator().manual_seed(0))
-    assert float((~seen["sound"]).float().mean()) == pytest.approx(0.2, abs=0.05)
-    assert float((~seen["picture"]).float().mean()) == pytest.approx(0.2, abs=0.05)
-    assert bool((seen["sound"] | seen["picture"]).all())  # never both
-    terms.eval()(name, sound, regions, batch, torch.Generator())
-    assert bool((seen["sound"] & seen["picture"]).all())
-    for wrong in ({"drop": 0.6}, {"pool": "noisy-or"}):
-        with pytest.raises(ConfigError):
-            EventTerms(2, **wrong)
+    with pytest.raises(ConfigError, match="pool"):
+        EventTerms(2, sound_dim=2, region_dim=2, pool="noisy-or")
     with pytest.raises(ConfigError, match="at least one class"):
-        EventTerms(0)
+        EventTerms(0, sound_dim=2, region_dim=2)
 
 
 def test_matching_is_its_equation_and_leaves_the_towers_alone() -> None:

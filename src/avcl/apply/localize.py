@@ -127,11 +127,10 @@ def localize(
     assert info.video is not None
     about = {"file": str(path), "model": model.fingerprint, "system": model.name, "min_p": min_p, "score": NUMBER}
     about |= {"size": [info.video.width, info.video.height]}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    table.parent.mkdir(parents=True, exist_ok=True)
     if picture:
         found = localize_at(model, path, _end(info) / 2 if at is None else at, min_p=min_p)
         frame = read_video(path, start=found.time, end=found.time + 1 / info.video.fps, fps=info.video.fps)
+        target.parent.mkdir(parents=True, exist_ok=True)
         write_image(target, overlaid(frame.data[0, 0].permute(1, 2, 0).numpy(), found.heat, [*found.boxes]))
         write_json(table, {**about, "frames": [found.as_dict()]})
         return {"file": str(path), **found.as_dict(), "min_p": min_p, "out": str(target), "boxes_file": str(table)}
@@ -192,14 +191,16 @@ def _video(
             file=path,
             hint="Give a shorter span with --start and --end, or a lower --fps.",
         )
-    shown = read_video(path, start=start, end=end, fps=rate)
-    pictures = shown.data[0, :count, :, :height, :width].permute(0, 2, 3, 1).contiguous().numpy()
+    shown = read_video(path, start=start, end=end, fps=rate).data[0, :count, :, :height, :width]
+    pictures = shown.permute(0, 2, 3, 1).contiguous().numpy()
+    del shown  # one copy is enough
     frames, every = [], localize_span(model, path, start, end, fps=rate, min_p=min_p)
     for i, found in enumerate(tracked(every, count, "localize", shown=progress)):
         frames.append(found.as_dict())
         if i < len(pictures):
             pictures[i] = overlaid(pictures[i], found.heat[:height, :width], [*found.boxes])
     sound = read_audio(path, start=start, end=end)
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_video(target, pictures, sound.data[0].numpy(), fps=rate, sample_rate=round(sound.rate))
     return frames[: len(pictures)]
 

@@ -94,7 +94,7 @@ class Fix:
 
 # --------------------------------------------------------------------------------------------------------------- check
 def check_sync(
-    path: Media, model: Model | Media, *, max_ms: float = 45.0, search_ms: float = 400.0, min_confidence: float = 0.8
+    path: Media, model: Model | Media, *, max_ms: float = 45.0, search_ms: float = 400.0, min_confidence: float = 0.9
 ) -> SyncResult:
     """The lag of the sound of a file, by a model that aligns.
 
@@ -173,10 +173,10 @@ def _judged(votes: _Votes, search: float, gate: float, enough: float) -> SyncRes
     known: dict[str, Any] = {"segments_used": used, "segments": len(times), "confidence": round(confidence, 3)}
     if votes.blank:
         return SyncResult("", "undecidable", reason=votes.blank, **known)
-    if 2 * agree < used or (confidence < enough and used):
+    if 2 * agree < used:
         return SyncResult("", "undecidable", reason="the segments do not agree on a lag", **known)
     if confidence < enough:
-        reason = "no audible event coincides with visible motion"
+        reason = "too few segments tell the lag" if used else "no audible event coincides with visible motion"
         return SyncResult("", "undecidable", reason=reason, **known)
     if course.kind == "sections":
         reason = "the lag differs between sections: an edit, or sound of several sources"
@@ -214,7 +214,7 @@ def check_files(
     *,
     max_ms: float = 45.0,
     search_ms: float = 400.0,
-    min_confidence: float = 0.8,
+    min_confidence: float = 0.9,
     fix: bool = False,
     out: Media | None = None,
     force: bool = False,

@@ -13,44 +13,29 @@ from torch import Tensor, nn
 
 from avcl.encoders.audio import LogMelConv
 from avcl.encoders.checks import at_least_one
-from avcl.encoders.conv2d import centered
-from avcl.encoders.norm import ChannelNorm
+from avcl.encoders.conv2d import FrameConv, centered
 from avcl.errors import ConfigError
-from avcl.nn.pooling import masked_mean, on_clock
+from avcl.nn.pooling import on_clock
 from avcl.types import Batch, DataSpec, Stream
 
 
-class CellConv(nn.Module):
-    """What is where: video [B, T, 3, H, W] to a map [B, T, H / 16, W / 16, dim], dim = last width.
+class CellConv(FrameConv):
+    """The cells that ``FrameConv`` pools: video [B, T, 3, H, W] to a map [B, T, H / 16, W / 16, dim], dim = last width.
 
-    The convolutions of ``FrameConv`` without its pooling, on six channels: the colors, and four times their difference
-    from the mean frame of the clip, in which what stands still all the time is not there. So a small object that
-    comes, goes or moves is seen whatever the backdrop, as a sound is heard whatever its level. A cell sees 31 pixels.
-    Rate and mask stay as they are, frames that were not recorded are zeros. ``picked`` [N]: only these frames come out
-    (the mean is that of all).
+    Every frame for itself; a cell sees 31 pixels. Rate and mask stay as they are, frames that were not recorded are
+    zeros.
     """
 
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 96)):
-        super().__init__()
-        first, second, third = widths
-        self.stem = nn.Conv2d(6, first, 7, stride=4, padding=3)
-        self.down = nn.Conv2d(first, second, 3, stride=2, padding=1)
-        self.last = nn.Conv2d(second, third, 3, stride=2, padding=1)
-        self.norms = nn.ModuleList(ChannelNorm(w) for w in widths)
-        self.dim = third
+        super().__init__(widths)
+        self.dim = widths[-1]
 
-    def forward(self, stream: Stream, *, picked: Tensor | None = None) -> Stream:
-        x, mask = centered(stream), stream.mask
-        mean, rate = masked_mean(x, mask)[:, None], stream.rate
-        if picked is not None:
-            rate = rate * len(picked) / mask.shape[1]
-            x, mask = x[:, picked], mask[:, picked]
-        keep = mask[:, :, None, None, None]
-        x = torch.cat([x, 4 * (x - mean) * keep], 2).flatten(0, 1).to(memory_format=torch.channels_last)
+    def forward(self, stream: Stream) -> Stream:
+        x = centered(stream).flatten(0, 1).to(memory_format=torch.channels_last)
         for conv, norm in zip((self.stem, self.down, self.last), self.norms, strict=True):
             x = nn.functional.gelu(norm(conv(x)))
-        cells = x.permute(0, 2, 3, 1).unflatten(0, mask.shape)
-        return Stream(cells * keep, mask, rate)
+        cells = x.permute(0, 2, 3, 1).unflatten(0, stream.mask.shape)
+        return stream._replace(data=cells * stream.mask[:, :, None, None, None])
 
 
 class Pair(NamedTuple):
@@ -106,7 +91,7 @@ class SegmentTowers(nn.Module):
         audio, video = batch.require("audio", "video")
         sound = unit(audio) if self.hear is None else self.hear(audio)
         if self.see is not None:
-            return Pair(self.averaged(sound), self._seen(video))
+            return Pair(self.averaged(sound), self.see(self.picked(video)))
         cells = unit(video)
         if cells.data.ndim == 3:
             cells = cells._replace(data=cells.data[:, :, None, None])
@@ -128,19 +113,14 @@ class SegmentTowers(nn.Module):
         mask = on_clock(there, steps=self.steps, seconds=self.seconds)[:, :, 0] > 0
         return Stream(data.unflatten(2, inner), mask, self.steps / self.seconds)
 
-    def picked(self, video: Stream) -> Tensor:
-        """Positions [steps · frames] of the frames at the middles of equal parts, some of them behind the end."""
+    def picked(self, video: Stream) -> Stream:
+        """``frames`` frames of every segment; what lies behind the end of the stream was not recorded."""
         count = self.steps * self.frames
         middle = (torch.arange(count, device=video.mask.device, dtype=torch.float64) + 0.5) / count * self.seconds
-        return (middle * video.rate).floor().long()
-
-    def _seen(self, video: Stream) -> Stream:
-        assert self.see is not None
-        at = self.picked(video)
+        at = (middle * video.rate).floor().long()
         there = at < video.mask.shape[1]
-        cells = self.see(video, picked=at.clamp(max=video.mask.shape[1] - 1))
-        data = cells.data * there[:, None, None, None]
-        return Stream(data, cells.mask & there, len(at) / self.seconds)
+        at = at.clamp(max=video.mask.shape[1] - 1)
+        return Stream(video.data[:, at], video.mask[:, at] & there, count / self.seconds)
 
 
 def unit(stream: Stream) -> Stream:

@@ -107,7 +107,7 @@ def _guess(truth: Floats, search: float, error: float) -> Floats:
 
 
 # --------------------------------------------------------------------------------------------- many windows of one file
-DOUBT = 0.1  # share of the posterior of each window that is spread over all lags: no window alone can veto the others
+DOUBT = 0.02  # share of the posterior of each window that is spread over all lags: no window alone can veto the others
 SURER = math.log(100)  # by how much a more complicated course must be more likely, beside the price of its parameters
 
 
@@ -130,12 +130,13 @@ class Course:
 def fit_course(log_scores: ArrayLike, grid: ArrayLike, times: ArrayLike, weights: ArrayLike) -> Course:
     r"""The most likely course of the lag: windows [n] in order of their ``times`` [n], each with scores of K lags.
 
-    .. math:: L(δ) = \sum_w ω_w \log((1 - ε) softmax(s_w)_{δ(t_w)} + ε / K)
+    .. math:: L(δ) = \sum_w ω_w \log((1 - ε) p_w(δ(t_w)) + ε / K)
 
-    for δ(t) constant, a line, or constant in sections; ω = ``weights`` (below 1 where windows overlap), ε = 0.1. The
-    line must be log K more likely than the constant for its slope, a section log K for its lag and log n for its edge,
-    and both by a factor of 100 besides. Lines are searched in steps that change the lag by one step of the grid from
-    the first window to the last; from eight windows on.
+    for δ(t) constant, a line, or constant in sections, with p the softmax of the scores, smoothed by (1, 2, 1) / 4 for
+    nothing is known between two lags of the grid; ω = ``weights`` (below 1 where windows overlap), ε = 0.02. The line
+    must be K times as likely as the constant for its slope, a section K · n times for its lag and its edge, and both
+    100 times besides. Lines are searched in steps that change the lag by one step of the grid from the first window to
+    the last; from eight windows on.
     """
     scores, lags = floats(log_scores, "the scores", ndim=2), floats(grid, "the grid")
     t, weight = floats(times, "the times"), floats(weights, "the weights")
@@ -144,7 +145,8 @@ def fit_course(log_scores: ArrayLike, grid: ArrayLike, times: ArrayLike, weights
             f"{list(scores.shape)} scores do not fit {len(t)} times, {len(weight)} weights, {len(lags)} lags."
         )
     p = np.exp(scores - scores.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
+    p = np.pad(p / p.sum(1, keepdims=True), ((0, 0), (1, 1)), mode="edge")
+    p = (p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]) / 4
     votes = weight[:, None] * np.log((1 - DOUBT) * p + DOUBT / len(lags))
     total = votes.sum(0)
     price = math.log(len(lags)) + SURER

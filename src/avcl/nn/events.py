@@ -33,9 +33,10 @@ class EventTerms(nn.Module):
     the next clip of the batch, if that has another label: such a clip has no event in any segment. Weak supervision
     learns background from them alone, for every clip of the data has a label.
 
-    ``drop``: in training, for this share of the clips the sound, and for as many the picture, is as if nothing had been
-    recorded. Sound tells most of an event sooner than pictures do, and what is learned then looks no further: without
-    it the model is one of sound alone for hundreds of steps, which only the condition "audio only" of the task shows.
+    Weighted by ``sides``, each modality is also classified by itself, with the same cost: sound by a linear map of its
+    segments, pictures by one of mean and maximum over their cells. Sound tells most of an event sooner than pictures
+    do, and what is learned then looks no further: without a task of its own the picture stays unread for hundreds of
+    steps, which only the condition "audio only" of the task shows.
 
     ``legacy``: ``-mean_c [y_c log σ(p_c) + (1 - y_c) log(1 - σ(p_c))]`` of the softmax outputs p in place of the
     cross-entropy, as the authors' code of AVEL has it (near 0.69 whatever is learned).
@@ -48,10 +49,12 @@ class EventTerms(nn.Module):
         self,
         classes: int,
         *,
+        sound_dim: int,
+        region_dim: int,
         weak: bool = False,
         pool: MILKind = "max",
         swapped: float = 1.0,
-        drop: float = 0.0,
+        sides: float = 0.5,
         legacy: bool = False,
     ):
         super().__init__()
@@ -59,34 +62,34 @@ class EventTerms(nn.Module):
             raise ConfigError("events need at least one class.", hint="Give data whose clips have labels.")
         if pool not in ("max", "mean", "top-k", "attention"):
             raise ConfigError(f'pool = "{pool}" is unknown.', hint='Use "max", "mean", "top-k" or "attention".')
-        if not 0 <= drop <= 0.5:
-            raise ConfigError(f"drop = {drop:g} must lie from 0 to 0.5: it is taken of the sounds and of the pictures.")
-        self.classes, self.weak, self.swapped, self.drop, self.legacy = classes, weak, swapped, drop, legacy
+        self.classes, self.weak, self.legacy = classes, weak, legacy
+        self.swapped, self.sides = swapped, sides
         self.pool = MILPool(classes + 1, pool, on="logits") if weak else None
+        self.of_sound = nn.Linear(sound_dim, classes + 1) if sides else None
+        self.of_picture = nn.Linear(2 * region_dim, classes + 1) if sides else None
 
-    def forward(
-        self, name: Name, sound: Stream, regions: Stream, batch: Batch, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def forward(self, name: Name, sound: Stream, regions: Stream, batch: Batch) -> dict[str, Tensor]:
         """The terms; ``name`` are the logits of a sound and a picture. BatchError without what is to be learned."""
-        heard, seen = self._dropped(sound, regions, generator)
-        logits = name(heard, seen)
-        there = segments_there(heard, seen)
-        label = batch.label
-        if self.pool is None:
-            terms = {"segments": self._cost(logits[there], segments_of(batch, logits)[there])}
-        elif bool(((label < 0) | (label >= self.classes)).any()):
+        if self.weak and bool(((batch.label < 0) | (batch.label >= self.classes)).any()):
             raise BatchError(f"weak supervision needs a label from 0 to {self.classes - 1} for every clip.")
-        else:
-            terms = {"clip": self._cost(self.pool(logits, there), label)}
+        terms = {"events": self._known(name(sound, regions), segments_there(sound, regions), batch)}
         if self.swapped > 0:
-            terms["swapped"] = self.swapped * self._swapped(name, sound, regions, label)
+            terms["swapped"] = self.swapped * self._swapped(name, sound, regions, batch.label)
+        if self.of_sound is not None and self.of_picture is not None:
+            cells = torch.cat([regions.data.mean((2, 3)), regions.data.amax((2, 3))], 2)
+            seen = strided(regions._replace(data=cells), cells.shape[1] // sound.mask.shape[1])
+            alone = [(self.of_sound(sound.data), sound.mask), (self.of_picture(seen.data), seen.mask)]
+            costs = [self._known(logits, there, batch) for logits, there in alone]
+            terms["sides"] = self.sides * torch.stack(costs).sum()
         return terms
 
-    def _dropped(self, sound: Stream, regions: Stream, generator: torch.Generator) -> tuple[Stream, Stream]:
-        if not (self.training and self.drop):
-            return sound, regions
-        drawn = torch.rand(len(sound.mask), generator=generator, device=generator.device).to(sound.data.device)
-        return _kept(sound, drawn >= self.drop), _kept(regions, drawn < 1 - self.drop)
+    def _known(self, logits: Tensor, there: Tensor, batch: Batch) -> Tensor:
+        """The cost of logits [B, S, C + 1] by what the clips say of themselves, over the recorded segments."""
+        if not bool(there.any()):
+            return logits.sum() * 0.0
+        if self.pool is None:
+            return self._cost(logits[there], segments_of(batch, logits)[there])
+        return self._cost(self.pool(logits, there), batch.label)
 
     def _swapped(self, name: Name, sound: Stream, regions: Stream, label: Tensor) -> Tensor:
         other = label != label.roll(1)
@@ -109,12 +112,6 @@ def looked(look: AudioGuidedAttention | None, sound: Stream, regions: Stream) ->
     steps = sound.mask.shape[1]
     frames = regions._replace(data=regions.data.mean((2, 3))) if look is None else look(sound, regions)
     return strided(frames, frames.mask.shape[1] // steps)._replace(rate=sound.rate)
-
-
-def _kept(stream: Stream, rows: Tensor) -> Stream:
-    """The stream with nothing recorded in the clips that are not among ``rows`` [B] bool."""
-    keep = rows.reshape(-1, *[1] * (stream.data.ndim - 1))
-    return stream._replace(data=stream.data.masked_fill(~keep, 0), mask=stream.mask & rows[:, None])
 
 
 def blank(stream: Stream) -> Stream:

@@ -29,7 +29,7 @@ class Sync(Op):
     max_ms: float = Field(45.0, gt=0, description="the gate: lags up to this are in sync")
     search_ms: float = Field(400.0, gt=0, description="look for lags up to this, either way")
     min_confidence: float = Field(
-        0.8, ge=0, le=1, description="undecidable below this posterior mass within 40 ms of the answer"
+        0.9, ge=0, le=1, description="undecidable below this posterior mass within 40 ms of the answer"
     )
     strict: bool = Field(False, description="files that are undecidable or cannot be read fail too")
     fix: bool = Field(

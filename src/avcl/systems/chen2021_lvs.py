@@ -91,7 +91,7 @@ class LVSConfig(MediaConfig):
     sharpness: float = 0.03  # τ_m
     pooling: tuple[float, ...] = (1.0, 0.1)  # δ at the start and at the end of the warm-up's annealing
     anneal: float = 0.4  # share of the training in which δ falls
-    leave: float = 0.6  # share of log B below which the warm-up has done its work; 0: never
+    leave: float = 0.93  # share of log B below which the warm-up has done its work; 0: never
     ramp: float = 0.1  # share of the training in which the tri-map loss takes over
     bands: int = 64  # of the log-mel spectrogram
     hop: float = 1 / 32  # seconds between its frames
@@ -208,8 +208,9 @@ class LVS(system.System):
         task="localization",
         preset="localization",
         clips=1600,
-        settings={"epochs": 12},
-        short={"epochs": 6, "batch_size": 16, "leave": 0.0},
+        settings={"epochs": 14, "precision": "bf16"},
+        short={"epochs": 10, "batch_size": 16, "leave": 0.0, "anneal": 0.2, "precision": "no"}
+        | {"dim": 32, "widths": (16, 32), "heard": (8, 16, 32)},
         watch="pooled",
     )
     config: LVSConfig

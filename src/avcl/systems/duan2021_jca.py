@@ -79,8 +79,8 @@ class JcaConfig(MediaConfig):
     keys: str = "identity"  # how K acts on time: "identity", "conv", "linear"
     dropout: float = 0.1  # of LSTM and co-attention; the code has 0.1 and 0.3
     pool: str = "max"  # of the segments under weak supervision: "max", "mean", "top-k", "attention"
-    swapped: float = 1.0  # weight of pictures with the sound of another clip, which are background
-    drop: float = 0.25  # share of clips learned without sound, and of clips learned without picture
+    swapped: float = 1.0  # weight of pictures with another clip's sound (background) under weak supervision
+    sides: float = 0.5  # weight of classifying each modality by itself
     legacy_loss: bool = False
     every_pair: bool = False  # the distance network learns from every two segments of a clip
 
@@ -100,7 +100,7 @@ class JcaConfig(MediaConfig):
         "repeats": (0, 64),
         "dropout": (0.0, 0.99),
         "swapped": (0.0, MAX),
-        "drop": (0.0, 0.5),
+        "sides": (0.0, MAX),
     }
 
     @classmethod
@@ -170,8 +170,16 @@ class Jca(system.System):
         self.classify = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(width, spec.n_classes + 1)
         )
-        terms = {"pool": config.pool, "swapped": config.swapped, "drop": config.drop, "legacy": config.legacy_loss}
-        self.terms = EventTerms(spec.n_classes, weak=config.weak, **terms)  # type: ignore[arg-type]
+        self.terms = EventTerms(
+            spec.n_classes,
+            sound_dim=sound,
+            region_dim=region,
+            weak=config.weak,
+            pool=config.pool,  # type: ignore[arg-type]
+            swapped=config.swapped if config.weak else 0.0,
+            sides=config.sides,
+            legacy=config.legacy_loss,
+        )
         self.matching = None if config.weak else SegmentMatch(sound, region, every_pair=config.every_pair)
 
     # --------------------------------------------------------------------------------------------------------- learning
@@ -194,7 +202,7 @@ class Jca(system.System):
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         sound, regions = self.towers.pair(encoded)
-        terms = self.terms(self.name, sound, regions, batch, at.generator)
+        terms = self.terms(self.name, sound, regions, batch)
         if self.matching is not None:
             event = segments_of(batch, encoded["heard"]) < self.terms.classes
             terms["match"] = self.matching(sound, regions, event)

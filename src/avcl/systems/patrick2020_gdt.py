@@ -263,7 +263,7 @@ class GDT(system.System):
 
     def _head(self, width: int) -> nn.Sequential:
         c = self.config
-        first, norm, last = nn.Linear(width, c.hidden, bias=False), nn.LayerNorm(c.hidden), nn.Linear(c.hidden, c.dim)
+        first, norm, last = nn.Linear(width, c.hidden, bias=False), nn.BatchNorm1d(c.hidden), nn.Linear(c.hidden, c.dim)
         return nn.Sequential(nn.Dropout(c.dropout), first, norm, nn.ReLU(), nn.Dropout(c.dropout), last)
 
     # --------------------------------------------------------------------------------------------------------- learning
@@ -304,7 +304,9 @@ class GDT(system.System):
         return seen.unflatten(0, (-1, len(parts)))
 
     def _project(self, name: str, parts: Sequence[Stream]) -> Tensor:
-        return nn.functional.normalize(self.heads[name](self._seen(name, parts)).float(), dim=2)
+        seen = self._seen(name, parts)
+        made = self.heads[name](seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+        return nn.functional.normalize(made.float(), dim=2)
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         """One term for each kind of contrast: base, reversal, shift; over the clips that have every modality."""

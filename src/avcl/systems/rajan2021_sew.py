@@ -10,9 +10,9 @@ into the features of the stronger one, S, and to *correlate* with the code of S;
       + d Σ_m CE(C_m(mean_t z_m), y)                the task, from each code alone
 
 Where both modalities are there, their log-probabilities are added; where one is missing, the other answers. Feature
-arrays are brought to zero mean and unit variance. Media are first read by convolutions, which the task and the
-correlation train; as the target of translation their output is brought to unit variance and gets no gradient, or the
-least error would be features that say nothing.
+arrays are brought to zero mean and unit variance. Media are first read by convolutions, which task and correlation
+train, and their output to unit variance at each step; as a target it gets no gradient, or the least error would be
+features that say nothing.
 """
 
 from __future__ import annotations

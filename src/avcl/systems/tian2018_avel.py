@@ -71,8 +71,8 @@ class AvelConfig(MediaConfig):
     hidden: int = 64  # of the LSTMs, in each direction
     units: int = 49  # of the attention
     pool: str = "max"  # of the segments under weak supervision: "max", "mean", "top-k", "attention"
-    swapped: float = 1.0  # weight of pictures with the sound of another clip, which are background
-    drop: float = 0.25  # share of clips learned without sound, and of clips learned without picture
+    swapped: float = 1.0  # weight of pictures with another clip's sound (background) under weak supervision
+    sides: float = 0.5  # weight of classifying each modality by itself
     legacy_loss: bool = False
     every_pair: bool = False  # the distance network learns from every two segments of a clip
 
@@ -90,7 +90,7 @@ class AvelConfig(MediaConfig):
         "hidden": (1, MAX),
         "units": (1, MAX),
         "swapped": (0.0, MAX),
-        "drop": (0.0, 0.5),
+        "sides": (0.0, MAX),
     }
 
     @classmethod
@@ -143,8 +143,16 @@ class Avel(system.System):
             self.fuse = nn.Sequential(nn.ReLU(), nn.Linear(2 * wide, 64), nn.ReLU(), nn.Linear(64, classes))
         else:
             self.fuse = _Residual(wide, classes)
-        terms = {"pool": config.pool, "swapped": config.swapped, "drop": config.drop, "legacy": config.legacy_loss}
-        self.terms = EventTerms(spec.n_classes, weak=config.weak, **terms)  # type: ignore[arg-type]
+        self.terms = EventTerms(
+            spec.n_classes,
+            sound_dim=sound,
+            region_dim=region,
+            weak=config.weak,
+            pool=config.pool,  # type: ignore[arg-type]
+            swapped=config.swapped if config.weak else 0.0,
+            sides=config.sides,
+            legacy=config.legacy_loss,
+        )
         self.matching = None if config.weak else SegmentMatch(sound, region, every_pair=config.every_pair)
 
     # --------------------------------------------------------------------------------------------------------- learning
@@ -162,7 +170,7 @@ class Avel(system.System):
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         sound, regions = self.towers.pair(encoded)
-        terms = self.terms(self.name, sound, regions, batch, at.generator)
+        terms = self.terms(self.name, sound, regions, batch)
         if self.matching is not None:
             event = segments_of(batch, encoded["heard"]) < self.terms.classes
             terms["match"] = self.matching(sound, regions, event)

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from avcl import system
-from avcl.encoders.clips import SoundTower, in_unit_range
+from avcl.encoders.audio import LogMelConv
+from avcl.encoders.clips import in_unit_range
 from avcl.encoders.conv2d import glimpses
 from avcl.encoders.faces import PlacedConv
 from avcl.encoders.mlp import MLP
@@ -133,18 +134,17 @@ class _Tower(nn.Module):
     def __init__(self, spec: StreamSpec, config: AMLConfig):
         super().__init__()
         self.frames = config.frames if spec.kind == "video" else 0
-        self.net: PlacedConv | SoundTower | MLP
+        self.net: PlacedConv | LogMelConv | MLP
         if spec.kind == "video":
             height, width = spec.shape[-2:]
             self.net = PlacedConv((height, width), dropout=config.dropout)
         elif spec.kind == "audio":
-            self.net = SoundTower()
+            self.net = LogMelConv(widths=(16, 32, 48))
         elif spec.kind in ("features", "map"):
             self.net = MLP(spec.shape[-1], hidden=config.width, dim=config.width, dropout=config.dropout)
         else:
             raise ConfigError(f'aml has no tower for a stream of kind "{spec.kind}".')
-        inner = self.net.dim * (1 if isinstance(self.net, SoundTower) else 2)
-        self.out = nn.Linear(inner, config.width, bias=False)
+        self.out = nn.Linear(2 * self.net.dim, config.width, bias=False)
         self.norm = nn.BatchNorm1d(config.width)
 
     def forward(self, stream: Stream) -> Tensor:
@@ -158,8 +158,6 @@ class _Tower(nn.Module):
         return out
 
     def _pooled(self, stream: Stream) -> Tensor:
-        if isinstance(self.net, SoundTower):
-            return self.net(stream).pooled
         seen = self.net(glimpses(stream, self.frames) if self.frames else stream)
         return torch.cat([masked_mean(seen.data, seen.mask), masked_max(seen.data, seen.mask)], 1)
 

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from avcl import discover
 from avcl.data.predictions import Predictions
-from avcl.errors import BatchError, CapabilityError, ConfigError, DataError, FeatureError, LabelError, did_you_mean
+from avcl.errors import BatchError, ConfigError, DataError, FeatureError, LabelError, did_you_mean
 from avcl.metrics.intervals import bootstrap, cluster_numbers
 from avcl.metrics.ranking import Floats, Ints, Ranking, Similarity, in_order, random_ranking, rank
 from avcl.system import Embeds
@@ -144,11 +145,7 @@ class Retrieval:
         The system is put into evaluation mode for the time. Raises CapabilityError, BatchError (a modality is
         missing), FeatureError.
         """
-        if not isinstance(system, Embeds):
-            raise CapabilityError(
-                f"{type(system).__name__} has no embed and similarity; retrieval needs them.",
-                hint="Choose a task that fits what the system can do, or a system that embeds.",
-            )
+        discover.require(system, Embeds, "be scored at retrieval")
         module = system if isinstance(system, torch.nn.Module) else None
         device = next((p.device for p in module.parameters()), torch.device("cpu")) if module else torch.device("cpu")
         training = module.training if module else False
