@@ -262,7 +262,8 @@ def _measured(name: str) -> tuple[str, str]:
         words.append(f"{report['scores'][condition][metric]:.3g} [{low:.3g}, {high:.3g}]")
     chance = value["reports"][0]["chance"].get(condition, {}).get(metric)
     beside = "" if chance is None else f"; chance {chance:.3g}"
-    state = "works" if not lost else f"learns; not beaten: {', '.join(lost)}"
+    once = "measured with one seed"
+    state = f"learns; not beaten: {', '.join(lost)}" if lost else "works" if value["works"] else once
     return state, f"world `{trial.preset}`, {condition} {metric}: {', '.join(words)}{beside}"
 
 

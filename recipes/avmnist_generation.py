@@ -25,7 +25,7 @@ import avcl
 from avcl.data.dataset import Data
 
 SYSTEM = "zhu2021b_msvae_crossmodal_generation"
-SETTINGS: Mapping[str, Any] = {**MEDIA, "still": True, "side": 28, "epochs": 20, "frames": 1}
+SETTINGS: Mapping[str, Any] = {**MEDIA, "still": True, "side": 28, "frames": 1, "towers": True, "epochs": 12}
 PROTOCOL: Mapping[str, Any] = {"relevance": "class", "seconds": 1.0, "side": 28, "fit_rows": 1800}
 
 

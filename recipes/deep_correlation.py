@@ -48,16 +48,16 @@ FEATURES: Systems = {
 }
 STILL = {**avmnist.MEDIA, "frames": 1}  # an image is one frame
 DIGITS: Systems = {
-    "cca": avmnist.SYSTEMS["cca"],
+    "cca": ("cca", [{**avmnist.MEDIA, "ridge": r, "components": k} for r in (0.1, 1.0) for k in (10, 20)]),
     "infonce": ("infonce", [{**avmnist.STILL, "epochs": 6, "temperature": 0.2}]),
     "infonce, positives by label": avmnist.SYSTEMS["infonce, positives by label"],
     "zeng2018_s_dcca": (
         "zeng2018_s_dcca",
-        [{**STILL, "epochs": e, "batch_size": 100, "activation": "gelu", "learning_rate": 2e-3} for e in (8, 16)],
+        [{**STILL, "epochs": 8, "batch_size": 100, "activation": "gelu", "learning_rate": 2e-3}],
     ),
     "zeng2020_tnn_c_cca": (
         "zeng2020_tnn_c_cca",
-        [{**avmnist.MEDIA, "order": o, "ridge": 0.1} for o in ("cca-first", "cca-last")],
+        [{**avmnist.MEDIA, "epochs": 5, "order": o, "ridge": 0.1} for o in ("cca-first", "cca-last")],
     ),
 }
 

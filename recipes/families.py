@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ def document(name: str, done: Sequence[trials.Trained]) -> Mapping[str, Any]:
         "about": f"Preset `{trial.preset}`, {trial.test} held-out clips, trained for {seconds} (seeds "
         f"{', '.join(str(one.report.seed) for one in done)}; {cores()} cores, one thread and one render worker). "
         f"Decides: {decides['condition']} {decides['metric']} ({decides['better']} is better). "
-        + ("Above chance and every control." if not any(lost.values()) else f"Not beaten, by seed: {lost}."),
-        "works": not any(lost.values()),
+        + (f"Not beaten, by seed: {lost}." if any(lost.values()) else "Above chance and every control.")
+        + ("" if len(done) > 1 else " One seed only: not enough to say that it works."),
+        "works": not any(lost.values()) and len(done) > 1,
         "not_beaten": lost,
         "train_seconds": [one.seconds for one in done],
         "trial": jsonable(trial),
@@ -55,7 +56,8 @@ def document(name: str, done: Sequence[trials.Trained]) -> Mapping[str, Any]:
     }
 
 
-def run(name: str, *, seeds: Sequence[int], runs: Path | None = None) -> Mapping[str, Any]:
+def run(name: str, *, seeds: Sequence[int], runs: Path | None = None) -> Iterator[Mapping[str, Any]]:
+    """What there is to say after each seed."""
     done = []
     for seed in seeds:
         one = trials.run(name, seed=seed, progress=True)
@@ -63,7 +65,7 @@ def run(name: str, *, seeds: Sequence[int], runs: Path | None = None) -> Mapping
         if runs is not None:
             one.model.save(runs / name / str(seed))
         done.append(one)
-    return document(name, done)
+        yield document(name, done)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _, trial = trials.trial_of(name)
         path = given.results / trial.task / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, jsonable(run(name, seeds=range(given.seeds), runs=given.runs)))
-        print(f"wrote {path}", flush=True)
+        for found in run(name, seeds=range(given.seeds), runs=given.runs):
+            write_json(path, jsonable(found))
+            print(f"wrote {path}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,15 @@
 """Deep correlation: two networks whose outputs correlate, and the linear map that makes them comparable.
 
-WORDS
+**Recipe.** Both systems learn from labels, with cluster-CCA: sound and picture of one class belong together, whichever
+clips they come from. S-DCCA trains two towers and two perceptrons end to end, 96 steps of 100 fresh clips; GELU instead
+of the paper's sigmoids, which reach an mAP by class of .21 in the same time (.31 with GELU). TNN-C-CCA starts from the
+fixed statistics of media, to which it fits cluster-CCA in closed form, and puts one small triplet network on top; its
+ridge is .1 there, for 372 columns of 1,600 clips are not to be trusted further. **Traps.** The loss does not change
+when one network's outputs are multiplied by any invertible matrix, so their cosine says nothing: it is near chance
+until the linear cluster-CCA of all training outputs has been applied, and a system that is scored while it learns must
+have that map at every step, or validation picks an epoch at random. A batch that is not larger than the dimension
+correlates perfectly whatever it holds, and is refused (E-BATCH). Between C classes at most C - 1 correlations are above
+zero, so more components than classes only add noise to the cosine.
 """
 
 from __future__ import annotations

@@ -43,9 +43,10 @@ def draw(model_folder: Path, out: Path) -> str:
     outputs = task.predict(model.system, kept)
     scores = {c: row["accuracy"] for c, row in task.score(outputs).scores.items()}
     chosen = _telling(trial, outputs)
+    chosen = (chosen + [i for i in range(len(kept)) if i not in chosen])[:3]
     batch = collate([kept.clip(i) for i in chosen])
     figure = pyplot.figure(figsize=(9, 5.2))
-    grid = figure.add_gridspec(3, 3, width_ratios=[1, 2.2, 2.9], wspace=0.3, hspace=0.25)
+    grid = figure.add_gridspec(3, 3, width_ratios=[1, 2.2, 2.7], wspace=0.4, hspace=0.25)
     for row, (i, p) in enumerate(zip(chosen, _told(model, batch), strict=True)):
         picture, bars = figure.add_subplot(grid[row, 0]), figure.add_subplot(grid[row, 1])
         frames = batch.video.data[row].permute(0, 2, 3, 1).numpy()
@@ -96,7 +97,7 @@ def _telling(trial: Any, outputs: Any) -> list[int]:
             if clear and outputs["label"][i] not in [0, *(outputs["label"][j] for j in found)]:
                 found.append(i)
                 break
-    return found or [0, 1, 2]
+    return found
 
 
 def _confusion(axes: Any, outputs: Any, labels: tuple[str, ...]) -> None:

@@ -46,9 +46,8 @@ def draw(model_folder: Path, out: Path) -> str:
     queries = [i for i in range(len(person)) if made.match[i, 0] >= 0]
     for row, i in enumerate(queries[:: max(1, len(queries) // ROWS)][:ROWS]):
         voice = figure.add_subplot(grid[row, 0])
-        voice.imshow(
-            log_mel_stream(kept.clip(i).streams["audio"]).data[0].T, origin="lower", aspect="auto", cmap="magma"
-        )
+        mel = log_mel_stream(kept.clip(i).streams["audio"]).data[0].numpy()
+        voice.imshow(mel.T, origin="lower", aspect="auto", cmap="magma")
         voice.set(xticks=[], yticks=[])
         ends = made.match[i, 0], made.strangers[i, 0, 0]
         nearest = int(np.argmin(distance[i, list(ends)]))

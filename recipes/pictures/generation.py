@@ -1,6 +1,18 @@
 """Cross-modal generation
 
-WORDS
+Each modality alone must explain both, through one code and one decoder. **Recipe.** Clips are read and generated as
+fixed views that can be turned back into a stream: of sound how loud it is in each slot of time, its spectrum and the
+rest of its log-mel; of pictures the mean picture, and where and when they change. Every number is standardized and the
+blocks of a view count alike, in the input, in the loss and in the score; 3,000 clips of 32 × 32 pixels and 8 kHz are
+kept in memory and seen 25 times. With unscaled inputs and the log-mel in one block the reciprocal rank stayed at .05 to
+.08 (432 numbers of a picture that no sound tells drown the 24 that say when); convolutional towers trained
+along were at .05 after 200 steps that cost as much as 1,000 of these. **Traps.** The squared error yields the mean of
+what is possible: of frames a gray haze that does not move, so how much a picture changes is a target of its own, and
+the picture that is made brightens and darkens instead of pretending to show an object. The Fréchet distance does not
+see a wrong partner at all; an untrained copy that answers everything alike scores exactly chance; and in these views
+even the true pictures are given their class in 14 to 19 % only (chance 8 %), so the class of a generated picture says
+nothing here. The rank of the own clip decides, and it rests on the sound that is made (.17 and .20) more than on the
+picture (.07 and .08, just clear of a random training picture, whose interval ends at .05).
 """
 
 from __future__ import annotations
@@ -14,7 +26,7 @@ import torch
 from avcl import trials
 from avcl.data import collate
 from avcl.data.derived import Kept
-from avcl.encoders.views import PLACES
+from avcl.encoders.views import PLACES, SoundView
 from avcl.files import write_atomic
 from avcl.model import Model
 from avcl.task import bare
@@ -51,7 +63,7 @@ def draw(model_folder: Path, out: Path) -> str:
         axes = [figure.add_subplot(grid[row, k]) for k in range(5)]
         for k, stream in enumerate((batch.video, made["video"])):
             axes[k].imshow(stream.data[row, stream.data.shape[1] // 2].permute(1, 2, 0).clamp(0, 1).numpy())
-        seconds = (np.arange(task.slots) + 0.5) * task.seconds / task.slots
+        seconds = (np.arange(1, task.slots) + 0.5) * task.seconds / task.slots
         for stream, color, label in ((batch.video, TRUE, "true"), (made["video"], MADE, "made of the sound")):
             axes[2].plot(seconds, _change(task, stream)[row], color=color, label=label, lw=1.5)
         for k, stream in ((3, batch.audio), (4, made["audio"])):
@@ -66,7 +78,8 @@ def draw(model_folder: Path, out: Path) -> str:
                 one.set(xticks=[])
             if row == 0:
                 one.set_title(heads[k], fontsize=8)
-    axes[2].legend(fontsize=6, frameon=False, loc="upper right")
+    lines = axes[2].get_legend_handles_labels()
+    figure.legend(*lines, fontsize=7, frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.44, 0.99))
     axes[3].set_xlabel("seconds", fontsize=7)
     whole = io.BytesIO()
     figure.savefig(whole, dpi=90, bbox_inches="tight")
@@ -87,12 +100,14 @@ def _made(model: Model, batch: Batch, target: str) -> Stream:
 
 
 def _change(task: Generation, stream: Stream) -> np.ndarray:
-    """[B, slots]: how much the picture changes, in units of the clip."""
+    """[B, slots - 1]: how much the picture changes, in units of the clip."""
     view = task._view(stream)
     still = 3 * task.side**2 + PLACES**2
-    rows = view.of(stream)[:, still:].numpy()
+    rows = view.of(stream)[:, still + 1 :].numpy()  # nothing comes before the first frame
     return (rows - rows.mean(1, keepdims=True)) / np.maximum(rows.std(1, keepdims=True), 1e-6)
 
 
 def _bands(task: Generation, stream: Stream) -> np.ndarray:
-    return task._view(stream).of(stream).reshape(-1, task.slots, task.bands).numpy()
+    view = task._view(stream)
+    assert isinstance(view, SoundView)
+    return view.cells(view.of(stream)).numpy()

@@ -39,8 +39,8 @@ def draw(model_folder: Path, out: Path) -> str:
     task = Probe(bootstrap=0)
     outputs = task.predict(model.system, test, fit=fit)
     with seeded(0, "untrained"):
-        blank = cls(model.system.config, model.spec).eval()
-    told = {"trained": outputs, "untrained": task.predict(blank, test, fit=fit), RAW: task.baselines(outputs)[RAW]}
+        copy = cls(model.system.config, model.spec).eval()
+    told = {"trained": outputs, "untrained": task.predict(copy, test, fit=fit), RAW: task.baselines(outputs)[RAW]}
     scores = {name: {c: row["accuracy"] for c, row in task.score(o).scores.items()} for name, o in told.items()}
 
     names, label = list(test.labels), outputs["label"]
@@ -80,9 +80,10 @@ def draw(model_folder: Path, out: Path) -> str:
     picture = Image.open(buffer).convert("RGB").quantize(128)
     write_atomic(out, lambda part: picture.save(part, format="PNG", optimize=True))
     own = scores["trained"]
+    blank, raw = scores["untrained"], scores[RAW]
     return (
-        f"GDT, never told a class: a linear probe of its frozen features names the one of {len(names)} objects from the "
-        f"picture alone in {own['video']:.2f} of {CLIPS} held-out clips (untrained {scores['untrained']['video']:.2f}, "
-        f"raw statistics {scores[RAW]['video']:.2f}, chance {1 / len(names):.2f}), from the sound in {own['audio']:.2f} "
-        f"(untrained {scores['untrained']['audio']:.2f}, raw statistics {scores[RAW]['audio']:.2f})."
+        f"GDT, never told a class: a linear probe of its frozen features names the one of {len(names)} objects from "
+        f"the picture alone in {own['video']:.2f} of {CLIPS} held-out clips (untrained {blank['video']:.2f}, raw "
+        f"statistics {raw['video']:.2f}, chance {1 / len(names):.2f}), from the sound in {own['audio']:.2f} (untrained "
+        f"{blank['audio']:.2f}, raw statistics {raw['audio']:.2f})."
     )

@@ -339,7 +339,9 @@ def checked(name: str, value: Any, batch: Batch) -> Tensor:
     value = value.detach().cpu()
     value = value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if value.is_floating_point():
-        bad = [batch.id[i] for i in (~torch.isfinite(value.reshape(len(value), -1))).any(1).nonzero().flatten().tolist()]
+        bad = [
+            batch.id[i] for i in (~torch.isfinite(value.reshape(len(value), -1))).any(1).nonzero().flatten().tolist()
+        ]
         if bad:
             raise FeatureError(f"{name} has values that are not finite in {len(bad)} items ({', '.join(bad[:3])}).")
     return value

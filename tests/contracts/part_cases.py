@@ -163,7 +163,8 @@ ENCODERS: dict[str, Case] = {
         lambda: autoregressive.EventDecoder(8, memory_dim=6, width=8, heads=2, depth=1), (TOKENS, X)
     ),
     "EventDecoder: timed": Case(
-        lambda: autoregressive.EventDecoder(8, memory_dim=6, width=8, heads=2, depth=1, durations=[0.1] * 8), (TOKENS, X)
+        lambda: autoregressive.EventDecoder(8, memory_dim=6, width=8, heads=2, depth=1, durations=[0.1] * 8),
+        (TOKENS, X),
     ),
     "SkeletonConv": Case(lambda: SkeletonConv(3, widths=(4, 6), strides=(1, 2), dim=8, reach=3, dropout=0.1), (X,)),
     "EventDecoder: gru": Case(
@@ -289,5 +290,6 @@ OTHERS: dict[str, str] = {
     "GradientBalance": "a weight of two losses; tests/unit/test_nn_adversary.py",
     "SegmentTowers": "a clip to a fixed number of segments, whatever its length; tests/unit/test_systems_events.py",
     **dict.fromkeys(("EventTerms", "SegmentMatch"), "losses of segments; tests/unit/test_systems_events.py"),
+    "Standardize": "a scale of columns without parameters or a clock; tests/unit/test_sew.py",
     "FrozenClassifier": "what another module says, without a clock of its own",
 }

@@ -114,7 +114,7 @@ def test_people_never_met_are_matched_and_the_modality_is_hidden() -> None:
     settings = {"epochs": 12, "batch_size": 50, "dim": 16, "width": 32, "dropout": 0.0, "candidates": 6}
     model = avcl.train("zheng2021a_aml", people(200, 0), settings=settings, workers=0)
     losses = [entry["losses"] for entry in model.meta["history"]]
-    assert losses[-1]["task"] < 0.5 * losses[0]["task"]
+    assert losses[-1]["task"] < 0.6 * losses[0]["task"]
     assert losses[-1]["discriminate"] > 0.6  # log 2 = .693 is a guess
     test = people(60, 1000)
     report = avcl.evaluate(model, test, task="matching", protocol={"bootstrap": 200}, controls=True, workers=0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avcl.data import FeatureData, Loader
+from avcl.data import Loader
 from avcl.data.derived import WrongPartner
 from avcl.data.shifted import Shifted
 from avcl.data.world import PRESETS, World

@@ -20,7 +20,7 @@ from avcl.types import jsonable
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TINY: dict[str, dict[str, Any]] = {
-    "patrick2020_gdt": {"epochs": 1, "batch_size": 8, "size": (32, 32), "sound_dim": 16, "hidden": 16, "dim": 8},
+    "patrick2020_gdt": {"epochs": 1, "batch_size": 8, "size": (32, 32), "sound": 16, "hidden": 16, "dim": 8},
     "cheng2020_lla": {"epochs": 1, "batch_size": 8, "widths": (8, 12), "dim": 16, "heads": 2},
 }
 
@@ -67,7 +67,7 @@ def test_esc10(recipe, tmp_path: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     module = recipe("esc10")
-    settings = {**module.ALONE, "epochs": 1, "batch_size": 6, "sound_dim": 16, "hidden": 16, "dim": 8, "looks": 2}
+    settings = {**module.ALONE, "epochs": 1, "batch_size": 6, "sound": 16, "hidden": 16, "dim": 8, "looks": 2}
     found = module.run(tmp_path, alone=settings, world=())
     (table,) = found["tables"]
     told = {row[0]: row for row in table["rows"]}

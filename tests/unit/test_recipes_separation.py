@@ -52,12 +52,24 @@ def test_grid_separation(recipe, tmp_path: Path) -> None:
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
 
 
-def test_the_picture_of_the_family(recipe, tmp_path: Path) -> None:
+def untrained(folder: Path) -> Path:
     config = SoundOfPixels.Config.tiny()
     inputs = SoundOfPixels.inputs(config)
     with seeded(0, "init"):
         system = SoundOfPixels(config, World("separation", clips=2).configure(inputs).spec)
-    Model(system, inputs, {}).save(tmp_path / "model")
-    caption = recipe("pictures.separation").draw(tmp_path / "model", tmp_path / "separation.png")
+    return Model(system, inputs, {}).save(folder)
+
+
+def test_separation_duet(recipe, tmp_path: Path) -> None:
+    untrained(tmp_path / "zhao2018_sound_of_pixels" / "0")
+    found = recipe("separation_duet").run(tmp_path, files=2, systems=("zhao2018_sound_of_pixels",))
+    [table] = found["tables"]
+    assert [row[1] for row in table["rows"]] == ["gain", "names exchanged"]
+    assert all(-6 < row[2] < 1 for row in table["rows"])  # who has learned nothing gains nothing
+
+
+def test_the_picture_of_the_family(recipe, tmp_path: Path) -> None:
+    model = untrained(tmp_path / "model")
+    caption = recipe("pictures.separation").draw(model, tmp_path / "separation.png")
     assert "SI-SDR gain" in caption
     assert 10_000 < (tmp_path / "separation.png").stat().st_size < 200_000

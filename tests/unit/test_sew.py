@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import avcl
 from avcl.data import FeatureData, collate
@@ -122,9 +120,10 @@ def test_losses_fall_codes_correlate_and_features_are_standardized() -> None:
     assert last["correlation"] < -0.1 * 0.9  # of at most three, and the sound is mostly noise
     system = model.system
     assert isinstance(system, SEW)
-    front: Mapping[str, Tensor] = dict(system.fronts["video"].named_buffers())
-    assert float(front["mean"][0]) == pytest.approx(float(np.mean(pairs()._arrays["video"][:, 0])), rel=1e-4)
-    assert float(front["scale"][-1]) == 1.0  # a constant column is not blown up
+    scale = system._front("video").scale
+    assert scale is not None
+    assert float(scale.mean[0]) == pytest.approx(float(np.mean(pairs()._arrays["video"][:, 0])), rel=1e-4)
+    assert float(scale.deviation[-1]) == 1.0  # a constant column is not blown up
     data = pairs()
     report = avcl.evaluate(model, data, task="recognition", protocol={"bootstrap": 0}, workers=0)
     assert report.scores["both"]["accuracy"] > 0.9

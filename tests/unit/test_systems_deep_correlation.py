@@ -70,7 +70,7 @@ def test_learns_classes_from_features(trained: dict[str, avcl.Model], name: str)
         system.embed(whole(test), "audoi")
 
 
-# ------------------------------------------------------------------------------------ trap: the batch below the dimension
+# ---------------------------------------------------------------------- trap: the batch below the dimension
 @pytest.mark.parametrize("size", [4, 10])
 def test_a_batch_that_is_not_larger_than_the_dimension_is_refused(size: int) -> None:
     """Ten clips in ten dimensions correlate perfectly whatever they hold: the loss would be -10 and teach nothing."""
@@ -80,7 +80,7 @@ def test_a_batch_that_is_not_larger_than_the_dimension_is_refused(size: int) -> 
     assert "Raise the batch above 10" in caught.value.hint
 
 
-# -------------------------------------------------------------------------- trap: correlation in two bases is no cosine
+# ---------------------------------------------------------------------- trap: correlation in two bases is no cosine
 def test_outputs_correlate_in_bases_of_their_own_and_their_cosine_says_nothing(trained: dict[str, avcl.Model]) -> None:
     model, test = trained["zeng2018_s_dcca"], whole(features(100, seed=1))
     system = model.system

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from avcl.data import collate
 from avcl.errors import ConfigError
 from avcl.objectives.contrastive import info_nce
 from avcl.system import Step
-from avcl.systems.patrick2020_gdt import GDT, HYPOTHESES, GDTConfig, View, contrasts
+from avcl.systems.patrick2020_gdt import GDT, HYPOTHESES, GDTConfig, View, contrasts, within_one
 from avcl.testing.systems import media_spec, world_clips
-from avcl.data import collate
 
 N, R, S, SR = View(), View(reversed=True), View(shifted=True), View(True, True)
 
@@ -84,7 +84,7 @@ def test_two_transformations_are_averaged_over_their_terms(hypothesis: int, weig
 
 def made(**settings) -> GDT:
     config = GDTConfig.from_json(
-        {**{k: getattr(GDTConfig.tiny(), k) for k in ("size", "widths", "hidden", "dim")}, **settings}
+        {**{k: getattr(GDTConfig.tiny(), k) for k in ("size", "sound", "hidden", "dim")}, **settings}
     )
     return GDT(config, media_spec(GDT.inputs(config)))
 
@@ -128,6 +128,38 @@ def test_the_loss_is_written_out(hypothesis: int) -> None:
                     total += 0.125 * -math.log(score(i, y) / (score(i, y) + others)) / 5
                     total += 0.125 * -math.log(score(i, x) / (score(i, x) + apart)) / 5
     assert float(sum(terms.values())) == pytest.approx(total, rel=1e-5)
+
+
+def test_keys_can_be_left_without_gradient() -> None:
+    """Then sounds are moved by the sounds' queries alone, each pair costing the same."""
+    z = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in encoded(1).items()}
+    costs, gradients = [], []
+    for detach in (False, True):
+        term = made(hypothesis=1, detach=detach).losses(z, None, AT)["base"]
+        costs.append(float(term.detach()))
+        gradients.append(torch.autograd.grad(term, z["audio"])[0])
+    assert costs[0] == costs[1]
+    assert not torch.allclose(*gradients)
+
+
+def test_one_modality_is_contrasted_with_itself() -> None:
+    found = within_one(contrasts(5))
+    assert {c.name for c in found} == {"shift"}
+    assert sum(c.weight for c in found) == pytest.approx(1)
+    with pytest.raises(ConfigError, match="invariance"):
+        within_one(contrasts(4))
+    system = made(modalities="audio", hypothesis=5, temperature=0.1)
+    z = {k: v for k, v in encoded(2).items() if k.startswith("audio")}
+    found = float(system.losses(z, None, AT)["shift"])
+    total = 0.0
+    for i in range(5):
+        for x in (0, 1):
+            own = math.exp(float(z["audio"][i, x] @ z["audio"][i, 1 - x]) / 0.1)
+            others = sum(
+                math.exp(float(z["audio"][i, x] @ z["audio"][j, v]) / 0.1) for j in range(5) for v in (0, 1) if j != i
+            )
+            total -= math.log(own / (own + others)) / 10
+    assert found == pytest.approx(total, rel=1e-5)
 
 
 def test_every_hypothesis_can_be_trained_on() -> None:

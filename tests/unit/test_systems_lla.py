@@ -37,9 +37,10 @@ def test_attention_sees_what_is_near_and_recorded() -> None:
     torch.manual_seed(0)
     read = Read(16, heads=2, reach=0.25, dropout=0.0)
     x, y = tokens(8, rate=4.0), tokens(16, rate=8.0, recorded=10)
-    result, attended = read(x, y, return_attention=True)
+    result, agreement, attended = read(x, y, return_attention=True)
     assert attended is not None
     assert attended.shape == (2, 2, 8, 16)
+    assert agreement.shape == (2, 16)
     near = (x.seconds[:, None] - y.seconds).abs() <= 0.25
     allowed = near[None] & y.mask[:, None]
     assert not bool(attended[:, 0][~allowed].any())
@@ -73,7 +74,7 @@ def test_a_side_that_does_not_read_is_left_alone() -> None:
     pooled: list[torch.Tensor] = []
     system.head.register_forward_pre_hook(lambda _, given: pooled.append(given[0]))
     system.in_step(video, audio)
-    torch.testing.assert_close(pooled[0][:, 16:], audio.data.mean(1))
+    torch.testing.assert_close(pooled[0][:, 16:32], audio.data.mean(1))
     assert not torch.allclose(pooled[0][:, :16], video.data.mean(1))
 
 
@@ -81,7 +82,7 @@ def test_negatives_grow_harder() -> None:
     """At first the sound of another clip; at the end, with hard = 1, the same clip's sound of other seconds."""
     batch = collate(world_clips(LLA)).to("cpu")
     for progress, hard in ((0.0, False), (1.0, True)):
-        system = made(hard=1.0, rise=0.5).eval()
+        system = made(hard=1.0, rise=0.5, negatives=2).eval()
         judged: list[torch.Tensor] = []
 
         def spy(video: Tokens, audio: Tokens, judged=judged) -> torch.Tensor:
@@ -91,9 +92,11 @@ def test_negatives_grow_harder() -> None:
         system.in_step = spy  # type: ignore[method-assign]
         encoded = system.encode(batch)
         system.losses(encoded, batch, at(progress))
-        own, wrong = judged
+        (together,) = judged
+        own, wrong, other = together.chunk(3)
         assert torch.equal(own, encoded["audio"])
         assert torch.equal(wrong, encoded["off"] if hard else encoded["audio"].roll(1, 0))
+        assert torch.equal(other, encoded["audio"].roll(2, 0))
         assert not torch.equal(encoded["off"], encoded["audio"])
 
 

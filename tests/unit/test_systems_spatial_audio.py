@@ -14,7 +14,7 @@ from avcl.seeds import seeded
 from avcl.system import Generates, Step
 from avcl.systems.lin2021_spatial_audio_partial_supervision import Heard, SpatialAudio, SpatialAudioConfig
 from avcl.tasks.spatial import Spatial
-from avcl.types import Batch, DataSpec, Inputs, StreamSpec
+from avcl.types import Batch, DataSpec, Inputs, Stream, StreamSpec
 
 CONFIG = replace(SpatialAudioConfig.tiny(), window=1.0, fps=4.0)
 
@@ -118,3 +118,47 @@ def test_says_what_it_needs(batch: Batch) -> None:
     with pytest.raises(BatchError, match="stereo"):
         made().encode(Spatial().shown(batch))
     assert SpatialAudio.inputs(CONFIG) == Inputs(fps=4.0, size=(32, 32), sample_rate=8000, channels=2, window=1.0)
+
+
+def panned(count: int, seed: int) -> Batch:
+    """Noise bursts whose level at each ear follows the column of a disc: left (1 - x) / 2, right (1 + x) / 2."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, generator=g) * 1.8 - 0.9
+    mono = torch.randn(count, 4000, generator=g) * 0.1
+    sound = torch.stack([mono * (1 - x[:, None]) / 2, mono * (1 + x[:, None]) / 2], 2)
+    column, row = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="xy")
+    height = torch.rand(count, 1, 1, generator=g) - 0.5
+    disc = ((column - x[:, None, None]) ** 2 + (row - height) ** 2 < 0.05).float()
+    color = torch.rand(count, 2, 3, 1, 1, generator=g)
+    picture = color[:, 0] * disc[:, None] + color[:, 1] * (1 - disc[:, None])
+    streams = {
+        "audio": Stream(sound, torch.ones(count, 4000, dtype=torch.bool), 8000.0),
+        "video": Stream(picture[:, None].repeat(1, 4, 1, 1, 1), torch.ones(count, 4, dtype=torch.bool), 8.0),
+    }
+    index = torch.arange(count)
+    names = tuple(f"{seed}-{i}" for i in range(count))
+    return Batch(names, streams, index, torch.zeros_like(index), -torch.ones_like(index), names)
+
+
+def test_learns_the_side_from_the_picture() -> None:
+    """And the mirrored picture exchanges the ears."""
+    system = made(widths=(8, 16, 16), look=24, told=8, n_fft=128, steps=32, segments=2).train()
+    optimizer = torch.optim.AdamW(system.parameters(), lr=3e-3)
+    torch.manual_seed(0)
+    for step in range(100):
+        batch = panned(16, step)
+        loss = torch.stack(list(system.losses(system.encode(batch), batch, at()).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    system.eval()
+    test = panned(32, 1000)
+    truth = test.audio.data
+    ears = generated(system, Spatial().shown(test))
+    mirrored = replace(test, streams={**test.streams, "video": test.video._replace(data=test.video.data.flip(4))})
+
+    def gap(made: torch.Tensor) -> float:
+        return float((made - truth).square().sum() / (truth.sum(2, keepdim=True) / 2 - truth).square().sum())
+
+    assert gap(ears) < 0.5  # mono: 1
+    assert gap(generated(system, mirrored)) > 2

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avcl import discover
 from avcl.data import FeatureData
+from avcl.data.derived import Kept
 from avcl.data.world import World
 from avcl.errors import CapabilityError, ConfigError, DataError, LeakError
 from avcl.task import Outputs
@@ -74,14 +75,14 @@ def test_every_stream_is_seen_alone_and_no_label_is_seen(parts) -> None:
 
 
 def test_a_probe_cannot_be_fitted_on_what_it_is_scored_on(parts) -> None:
-    train, test = parts
+    _, test = parts
+    both = data_of("te", groups=6)
     system, task = Same(test), Probe(bootstrap=0)
     with pytest.raises(LeakError, match="clip te0"):
         task.predict(system, test, fit=test)
     with pytest.raises(LeakError, match="clip te5"):
         task.predict(system, test.subset(range(5, 50)), fit=test.subset(range(6)))
     with pytest.raises(LeakError, match="group te0"):  # other rows of the same source are no better
-        both = data_of("te", groups=6)
         task.predict(system, both.subset(range(45)), fit=both.subset(range(45, 90)))
     with pytest.raises(ConfigError, match="training rows"):
         task.predict(system, test)
@@ -162,6 +163,14 @@ def test_mean_recall_counts_classes_alike() -> None:
     recall = mean_recall(np.array([1.0, 1.0, 1.0, 0.0]), label)
     assert recall(np.arange(4)) == pytest.approx(0.5)
     assert recall(np.array([0, 1, 1])) == 1.0
+
+
+def test_clips_that_are_kept_can_be_split() -> None:
+    kept = Kept(World("retrieval", clips=6, split="train"))
+    some = kept.subset([4, 1], split="val")
+    assert some.ids == (kept.ids[4], kept.ids[1])
+    assert (len(some), some.split, some.clip(0).index) == (2, "val", 0)
+    assert torch.equal(some.clip(1).streams["audio"].data, kept.clip(1).streams["audio"].data)
 
 
 def test_an_untrained_network_tells_some_classes_already() -> None:

@@ -62,7 +62,11 @@ def test_a_sound_comes_back_from_its_view(batch) -> None:
     view = view_of(spec_of(stream), seconds=3.0)
     assert isinstance(view, SoundView)
     rows = view.of(stream)
-    assert rows.shape == (10, view.dim) == (10, 24 * 40)
+    assert rows.shape == (10, view.dim) == (10, 24 + 40 + 24 * 40)
+    parts = [part.var(0).sum() for part in rows.split(view.blocks, 1)]
+    assert min(parts) > 0
+    mel = view.cells(rows)
+    torch.testing.assert_close(mel.mean(2), rows[:, :24], atol=1e-4, rtol=1e-3)  # the clip's mean is 0
     back = view.stream(rows, generator=torch.Generator().manual_seed(0))
     assert back.data.shape == stream.data.shape
     assert back.rate == stream.rate

@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
 
 
 def wake(net: nn.Module, gain: float = 0.5) -> None:
-    """Residual branches of ``net`` that speak from the start: two or three blocks gain nothing from starting without."""
+    """Residual branches of ``net`` that speak from the start: few blocks gain nothing from starting without them."""
     for block in net.modules():
         if isinstance(block, ResidualBlock):
             last = block.norms[-1]

@@ -75,9 +75,10 @@ class FeatureView(View):
 
 @dataclass(frozen=True)
 class SoundView(View):
-    """Sound as its level-free log-mel in ``slots`` of its first ``seconds``: [B, slots · bands].
+    """Sound as its level-free log-mel in ``slots`` of its first ``seconds``, taken apart: how loud in every slot, the
+    mean spectrum, and what is left of every band and slot: [B, slots + bands + slots · bands].
 
-    Back: those bands as powers, a phase found by Griffin-Lim, at a fixed level.
+    Back: their sum as powers, a phase found by Griffin-Lim, at a fixed level.
     """
 
     sample_rate: float
@@ -87,22 +88,30 @@ class SoundView(View):
 
     @property
     def name(self) -> str:
-        return f"log-mel of {self.slots} x {self.bands} in {self.seconds:g} s"
+        return f"loudness, spectrum and rest of a log-mel of {self.slots} x {self.bands} in {self.seconds:g} s"
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        return (self.slots * self.bands,)
+        return (self.slots, self.bands, self.slots * self.bands)
 
     def of(self, stream: Stream) -> Tensor:
         mel = log_mel_stream(stream._replace(data=stream.data.float()), bands=self.bands)
-        return on_clock(mel, steps=self.slots, seconds=self.seconds).flatten(1)
+        cells = on_clock(mel, steps=self.slots, seconds=self.seconds)  # [B, slots, bands]
+        loud, spectrum = cells.mean(2), cells.mean(1)
+        rest = cells - loud[:, :, None] - spectrum[:, None]
+        return torch.cat([loud, spectrum, rest.flatten(1)], 1)
+
+    def cells(self, rows: Tensor) -> Tensor:
+        """The log-mel [B, slots, bands] that ``rows`` are the parts of."""
+        loud, spectrum, rest = rows.split(self.blocks, 1)
+        return rest.unflatten(1, (self.slots, self.bands)) + loud[:, :, None] + spectrum[:, None]
 
     def stream(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Stream:
         rate = self.sample_rate
         length = max(1, round(self.seconds * rate))
         n_fft = 1 << max(5, round(0.032 * rate) - 1).bit_length()
         hop = n_fft // 4
-        level = 3 * rows.float().reshape(-1, self.slots, self.bands)  # log_mel_stream divides by 3
+        level = 3 * self.cells(rows.float())  # log_mel_stream divides by 3
         level = level - level.amax((1, 2), keepdim=True)
         columns = interpolate(level.transpose(1, 2), size=-(-length // hop), mode="nearest").transpose(1, 2)
         power = power_of_mel(columns.exp(), sample_rate=rate, n_fft=n_fft, fmin=50.0, scale="htk")

@@ -35,8 +35,8 @@ class EventTerms(nn.Module):
 
     Weighted by ``sides``, each modality is also classified by itself, with the same cost: sound by a linear map of its
     segments, pictures by one of mean and maximum over their cells. Sound tells most of an event sooner than pictures
-    do, and what is learned then looks no further: without a task of its own the picture stays unread for hundreds of
-    steps, which only the condition "audio only" of the task shows.
+    do, and a model that has found it may leave the picture unread, which only the condition "audio only" of the task
+    shows.
 
     ``legacy``: ``-mean_c [y_c log σ(p_c) + (1 - y_c) log(1 - σ(p_c))]`` of the softmax outputs p in place of the
     cross-entropy, as the authors' code of AVEL has it (near 0.69 whatever is learned).
@@ -54,7 +54,7 @@ class EventTerms(nn.Module):
         weak: bool = False,
         pool: MILKind = "max",
         swapped: float = 1.0,
-        sides: float = 0.5,
+        sides: float = 0.0,
         legacy: bool = False,
     ):
         super().__init__()

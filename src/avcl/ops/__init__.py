@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from avcl.ops.archive import Embed, Export, Features, IndexBuild, IndexInfo, IndexRemove, IndexUpdate, Search
 from avcl.ops.base import Op
-from avcl.ops.generate import Generate
 from avcl.ops.events import Events
+from avcl.ops.generate import Generate
 from avcl.ops.learn import Demo, Evaluate, Train, World
 from avcl.ops.localize import Localize
 from avcl.ops.look import Describe, Doctor, List, Probe

@@ -25,7 +25,9 @@ class Localize(Op):
     at: float | None = Field(None, ge=0, description="the moment, in seconds (default of a picture: the middle)")
     start: float | None = Field(None, ge=0, description="first second of the span (default: the beginning)")
     end: float | None = Field(None, gt=0, description="last second of the span (default: the end)")
-    boxes: Path | None = Field(None, description="where the boxes go, .json (default: beside the overlay, <overlay>.json)")
+    boxes: Path | None = Field(
+        None, description="where the boxes go, .json (default: beside the overlay, <overlay>.json)"
+    )
     min_p: float = Field(0.5, ge=0, le=1, description="draw no box around what is less probable")
     fps: float | None = Field(None, gt=0, le=120, description="frames a second of a video (default: the file's, to 25)")
     force: bool = Field(False, description="replace files that are there")

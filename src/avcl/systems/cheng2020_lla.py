@@ -4,12 +4,13 @@ Claim: to tell a clip's own sound from the same sound a moment off, both towers 
 is judged after co-attention, where every region of the picture looks at the sound and every moment of the sound at the
 picture, and not by two vectors laid end to end:
 
-    V' = LN(V + MHA(V → A)),  V'' = LN(V' + FF(V'))      visual-guided: V reads the sound
-    A' = LN(A + MHA(A → V)),  A'' = LN(A' + FF(A'))      audio-guided: A reads the picture; "cross": both at once
-    p = softmax(MLP([mean V'' ; mean A''])),             L = -[y log p₁ + (1 - y) log p₀]
+    O = MHA(V → A),  V' = LN(V + O),  V'' = LN(V' + FF(V'))      visual-guided: V reads the sound
+    the same of A → V: audio-guided; both at once: "cross"
+    p = softmax(MLP([mean V'' ; mean A'' ; mean V ⊙ O_V ; mean A ⊙ O_A]))
+    L = -½ mean log p₁ (own sound) - ½ mean log p₀ (wrong sounds)
 
-y = 1 for the own sound of the same seconds. Negatives, one to each positive: the clip's sound of other seconds (hard)
-or the sound of another clip (easy); the share of hard ones grows.
+The own sound is that of the same seconds. Wrong sounds are those of other clips (easy) and the clip's own of other
+seconds (hard), whose share grows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from avcl import system
 from avcl.encoders.audio import LogMelConv, log_mel_stream
+from avcl.encoders.conv2d import change_channels
 from avcl.encoders.conv3d import VideoResNet
 from avcl.encoders.resnet import wake
 from avcl.errors import BatchError, ConfigError, did_you_mean
@@ -40,7 +42,28 @@ CARD = Card(
     year=2020,
     venue="ACM Multimedia",
     authors="Y. Cheng, R. Wang, Z. Pan, R. Feng, Y. Zhang",
-    fidelity="reconstruction: pretext and co-attention as described; sizes, clip lengths and negatives are ours",
+    survey={
+        "paper": "Cheng et al., 2020",
+        "objective": "CE",
+        "learning": "Semi-Supervised",
+        "application": "Action Recognition",
+        "metric": "ACC",
+        "performance": "87.8/58.2",
+        "datasets": "UCF101/HMDB51",
+    },
+    fidelity="reconstruction: the pretext (in step or not) and visual-guided, audio-guided and cross-modal "
+    "co-attention as the abstract has them; all sizes, the clip length, the negatives and the head are ours.",
+    deviations=(
+        "The picture enters as gray, change and size of the change, 16 x 16: at full size the judgment of a small "
+        "network had not left a blind guess after 200 steps.",
+        "Attention sees at most 0.3 s to either side: what is in step is near in time.",
+        "The head also reads how far every token agrees with what it read, and batch statistics center what it reads; "
+        "means of tokens alone stayed at log 2.",
+        "Three wrong sounds to each own one, weighted to balance; the share of wrong sounds from the same clip grows.",
+        "AdamW on 1.5 s of sound and picture.",
+        "Action is what an object is seen to do, told by a linear probe of the frozen tower; the paper fine-tunes.",
+    ),
+    original_license="none",
 )
 
 Guide = Literal["visual", "audio", "cross"]
@@ -52,14 +75,16 @@ class LLAConfig(MediaConfig):
 
     size: tuple[int, ...] = (32, 32)
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     guide: Guide = "cross"  # who reads the other
     seconds: float = 1.5  # of what is judged
     apart: float = 0.4  # seconds by which a hard negative is off, at least
-    hard: float = 0.5  # share of hard negatives at the end
+    negatives: int = 3  # wrong sounds to each own one
+    hard: float = 0.8  # at the end, share of the clips whose first wrong sound is a hard one
     rise: float = 0.5  # part of the training over which it rises from none
+    side: int = 16  # pixels a side of the gray picture and its change, which the tower sees
     reach: float = 0.3  # seconds to either side that attention sees; 0: everything
-    widths: tuple[int, ...] = (24, 48)  # of the stages of R(2+1)D
+    widths: tuple[int, ...] = (32, 64)  # of the stages of R(2+1)D
     dim: int = 64  # of a token
     heads: int = 4
     layers: int = 1  # of co-attention
@@ -70,8 +95,10 @@ class LLAConfig(MediaConfig):
         **MediaConfig.ranges,
         "seconds": (0.05, MAX),
         "apart": (0.0, MAX),
+        "negatives": (1, 100),
         "hard": (0.0, 1.0),
         "rise": (0.0, 1.0),
+        "side": (8, 512),
         "reach": (0.0, MAX),
         "widths": (1, MAX),
         "dim": (2, MAX),
@@ -97,7 +124,8 @@ class Tokens(NamedTuple):
 class Read(nn.Module):
     """One modality reads the other: ``X' = LN(X + MHA(X → Y))``, ``X'' = LN(X' + FF(X'))``.
 
-    A token sees what lies at most ``reach`` seconds from it. Returns X'' and the map [B, heads, N, M].
+    A token sees what lies at most ``reach`` seconds from it. Returns X'', how far each token agrees with what it read,
+    ``mean X ⊙ MHA(X → Y)`` [B, dim], and the map [B, heads, N, M] (None unless asked for).
     """
 
     def __init__(self, dim: int, *, heads: int, reach: float, dropout: float):
@@ -107,14 +135,15 @@ class Read(nn.Module):
         self.feed = FeedForward(dim, hidden=2 * dim, dropout=dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
 
-    def forward(self, x: Tokens, y: Tokens, *, return_attention: bool = False) -> tuple[Tokens, Tensor | None]:
+    def forward(self, x: Tokens, y: Tokens, *, return_attention: bool = False) -> tuple[Tokens, Tensor, Tensor | None]:
         near = (x.seconds[:, None] - y.seconds).abs() <= self.reach + 1e-6
         read, attended = self.attention(
             x.data, y.data, mask=y.mask, pairs=near[None], return_attention=return_attention
         )
         data = self.norms[0](x.data + read)
         data = self.norms[1](data + self.feed(data))
-        return x._replace(data=data.masked_fill(~x.mask[:, :, None], 0)), attended
+        agreement = masked_mean(x.data * read, x.mask)
+        return x._replace(data=data.masked_fill(~x.mask[:, :, None], 0)), agreement, attended
 
 
 class LLA(system.System):
@@ -127,11 +156,11 @@ class LLA(system.System):
     trial: ClassVar[Trial | None] = Trial(
         task="probe",
         preset="retrieval",
-        protocol={"labeled": 800, "target": "motion"},
-        clips=800,
-        test=300,
-        settings={"epochs": 8},
-        short={"epochs": 4, "batch_size": 16},
+        protocol={"labeled": 600, "target": "motion"},
+        clips=1600,
+        test=400,
+        settings={"epochs": 6},
+        short={"epochs": 10, "batch_size": 32},
         short_clips=64,
     )
 
@@ -147,11 +176,10 @@ class LLA(system.System):
         self.picture = VideoResNet(
             widths=c.widths,
             depths=(1,) * stages,
-            strides=(1,) + (2,) * (stages - 1),
+            strides=(2,) * stages,
             time_strides=(1,) * stages,
             factorized=True,
             stem_middle=16,
-            stem_stride=4,
         )
         wake(self.picture)
         self.sound = LogMelConv(dim=c.dim)
@@ -164,12 +192,19 @@ class LLA(system.System):
             return nn.ModuleList(Read(c.dim, heads=c.heads, reach=reach, dropout=c.dropout) for _ in range(layers))
 
         self.video_reads, self.audio_reads = reads("visual"), reads("audio")
-        self.head = nn.Sequential(nn.Linear(2 * c.dim, c.dim), nn.ReLU(), nn.Dropout(c.dropout), nn.Linear(c.dim, 2))
+        told = (4 if c.guide == "cross" else 3) * c.dim
+        hidden = nn.Linear(told, c.dim), nn.ReLU(), nn.Dropout(c.dropout)
+        self.head = nn.Sequential(nn.BatchNorm1d(told), *hidden, nn.Linear(c.dim, 2))
         self.share = Linear(start=0.0, end=c.hard, over=max(c.rise, 1e-9))
 
     # ----------------------------------------------------------------------------------------------------------- towers
+    def _cells(self, stream: Stream) -> Stream:
+        """What the tower makes of gray, change and its size, which take the place of the three colors."""
+        change = change_channels(stream, self.config.side)
+        return self.picture.maps(stream._replace(data=change + 0.5))
+
     def _video(self, stream: Stream) -> Tokens:
-        cells = self.picture.maps(stream)
+        cells = self._cells(stream)
         coded = self.clock(cells._replace(data=self.regions(cells.data)))
         steps, places = coded.data.shape[1], coded.data.shape[2] * coded.data.shape[3]
         seconds = torch.arange(steps, device=coded.data.device).repeat_interleave(places) / coded.rate
@@ -212,14 +247,18 @@ class LLA(system.System):
 
     def in_step(self, video: Tokens, audio: Tokens) -> Tensor:
         """Logits [B, 2]: not in step, in step."""
+        agreed: list[Tensor] = []
         for number in range(self.config.layers):
-            seen, heard = video, audio
+            seen, heard, agreed = video, audio, []
             if len(self.video_reads):
-                seen, _ = self.video_reads[number](video, audio)
+                seen, agreement, _ = self.video_reads[number](video, audio)
+                agreed.append(agreement)
             if len(self.audio_reads):
-                heard, _ = self.audio_reads[number](audio, video)
+                heard, agreement, _ = self.audio_reads[number](audio, video)
+                agreed.append(agreement)
             video, audio = seen, heard
-        return self.head(torch.cat([masked_mean(video.data, video.mask), masked_mean(audio.data, audio.mask)], 1))
+        pooled = masked_mean(video.data, video.mask), masked_mean(audio.data, audio.mask)
+        return self.head(torch.cat([*pooled, *agreed], 1))
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         there = encoded["there"]
@@ -230,14 +269,24 @@ class LLA(system.System):
         video, audio, off = sides["video"], sides["audio"], sides["off"]
         draws = torch.rand(len(video.data), generator=at.generator, device=at.generator.device).to(video.data.device)
         hard = (draws < self.share(at.progress)) & encoded["can be off"][there]
-        other = audio._replace(data=audio.data.roll(1, 0), mask=audio.mask.roll(1, 0))
-        wrong = audio._replace(
-            data=torch.where(hard[:, None, None], off.data, other.data),
-            mask=torch.where(hard[:, None], off.mask, other.mask),
-        )
-        logits = torch.cat([self.in_step(video, audio), self.in_step(video, wrong)])
-        truth = torch.arange(2, device=logits.device).flip(0).repeat_interleave(len(hard))
-        return {"in_step": nn.functional.cross_entropy(logits, truth)}
+        sounds = [audio, *self._wrong(audio, off, hard)]
+        times = len(sounds)  # all judged together, so that the statistics are those of right and wrong pairs
+        seen = video._replace(data=video.data.repeat(times, 1, 1), mask=video.mask.repeat(times, 1))
+        heard = audio._replace(data=torch.cat([s.data for s in sounds]), mask=torch.cat([s.mask for s in sounds]))
+        logp = nn.functional.log_softmax(self.in_step(seen, heard), 1)
+        return {"in_step": -0.5 * logp[: len(hard), 1].mean() - 0.5 * logp[len(hard) :, 0].mean()}
+
+    def _wrong(self, audio: Tokens, off: Tokens, hard: Tensor) -> list[Tokens]:
+        """For every clip ``negatives`` sounds that are not its own; the first from its other seconds where ``hard``."""
+        if len(hard) == 1:
+            return [off]
+        found = []
+        for number in range(self.config.negatives):
+            by = number % (len(hard) - 1) + 1
+            found.append(audio._replace(data=audio.data.roll(by, 0), mask=audio.mask.roll(by, 0)))
+        data = torch.where(hard[:, None, None], off.data, found[0].data)
+        found[0] = audio._replace(data=data, mask=torch.where(hard[:, None], off.mask, found[0].mask))
+        return found
 
     # ---------------------------------------------------------------------------------------------------- capabilities
     @torch.no_grad()
@@ -252,7 +301,7 @@ class LLA(system.System):
         seen = []
         for start in starts.T:
             if modality == self.names["video"]:
-                cells = self.picture.maps(cut(stream, start, c.seconds))
+                cells = self._cells(cut(stream, start, c.seconds))
                 data, mask = cells.data.flatten(2, 3), cells.mask
                 parts = masked_mean(data, mask).mean(1), masked_max(data, mask).amax(1)
             else:

@@ -80,7 +80,7 @@ class JcaConfig(MediaConfig):
     dropout: float = 0.1  # of LSTM and co-attention; the code has 0.1 and 0.3
     pool: str = "max"  # of the segments under weak supervision: "max", "mean", "top-k", "attention"
     swapped: float = 1.0  # weight of pictures with another clip's sound (background) under weak supervision
-    sides: float = 0.5  # weight of classifying each modality by itself
+    sides: float = 0.0  # weight of classifying each modality by itself
     legacy_loss: bool = False
     every_pair: bool = False  # the distance network learns from every two segments of a clip
 
@@ -134,8 +134,8 @@ class Jca(system.System):
         preset="events",
         clips=1600,
         test=200,
-        settings={"epochs": 5},
-        short={"epochs": 10, "batch_size": 16, "learning_rate": 3e-3},
+        settings={"epochs": 3},
+        short={"epochs": 6, "batch_size": 16, "learning_rate": 3e-3},
         short_clips=32,
     )
     config: JcaConfig

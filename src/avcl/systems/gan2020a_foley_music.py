@@ -125,7 +125,7 @@ class FoleyMusic(system.System):
         preset="music",
         streams=("pose", "notes"),
         clips=6400,
-        settings={"epochs": 6},
+        settings={"epochs": 4},
         short={"epochs": 6, "batch_size": 16, "dropout": 0.0},
         short_clips=48,
         watch="events",

@@ -31,8 +31,8 @@ from avcl.encoders.faces import PlacedConv
 from avcl.encoders.recurrent import Recurrent
 from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.nn.pooling import masked_mean, on_clock
+from avcl.nn.standardize import Standardize, learn_scales
 from avcl.objectives.classification import cross_entropy
-from avcl.objectives.correlation import Moments, add_moments
 from avcl.objectives.deep_correlation import deep_cca
 from avcl.objectives.reconstruction import l2
 from avcl.system import MAX, MediaConfig, Step, Trial
@@ -81,7 +81,7 @@ class SEWConfig(MediaConfig):
     hidden: int = 64  # of E, each direction
     depth: int = 1  # layers of E
     decoder: int = 128  # units of the hidden layer of D
-    components: int = 8  # outputs of P and Q
+    components: int = 4  # outputs of P and Q; the steps of a clip are alike, so it is clips that must outnumber them
     ridge: float = 1e-3  # of the correlation
     translation: float = 1.0  # a
     reconstruction: float = 1.0  # b
@@ -118,8 +118,8 @@ TRIAL = Trial(
     clips=1200,
     test=400,
     fresh=False,
-    settings={"epochs": 12, "size": (48, 48), "sample_rate": 8000},
-    short={"epochs": 6, "batch_size": 16, "dropout": 0.0},
+    settings={"epochs": 20, "batch_size": 32, "learning_rate": 2e-3, "size": (48, 48), "sample_rate": 8000},
+    short={"epochs": 8, "batch_size": 12, "dropout": 0.0},
     short_clips=48,
     watch="task",
 )
@@ -127,9 +127,6 @@ TRIAL = Trial(
 
 class _Front(nn.Module):
     """x_m: the stream as features on the common clock [B, steps, dim]."""
-
-    mean: Tensor
-    scale: Tensor
 
     def __init__(self, spec: StreamSpec, steps: int, seconds: float):
         super().__init__()
@@ -143,17 +140,15 @@ class _Front(nn.Module):
         elif spec.kind != "features":
             raise ConfigError(f'sew has no encoder for a stream of kind "{spec.kind}".')
         self.dim = spec.shape[-1] if self.net is None else self.net.dim
-        if self.net is None:
-            self.register_buffer("mean", torch.zeros(self.dim))
-            self.register_buffer("scale", torch.ones(self.dim))
-        else:
-            self.norm = nn.LayerNorm(self.dim, elementwise_affine=False)
+        self.scale = Standardize(self.dim) if self.net is None else None
+        self.norm = nn.LayerNorm(self.dim, elementwise_affine=False)
 
     def forward(self, stream: Stream) -> Stream:
-        if self.net is None:
-            data = (masked_mean(stream.data.float(), stream.mask) - self.mean) / self.scale
+        if self.scale is not None:
+            data = self.scale(masked_mean(stream.data.float(), stream.mask))
             there = stream.mask.any(1, keepdim=True)
             return Stream(data[:, None] * there[:, :, None], there, 1.0)
+        assert self.net is not None
         seen = self.net(in_unit_range(stream))
         ones = seen._replace(data=seen.mask[:, :, None].to(seen.data.dtype))
         data, there = (on_clock(x, steps=self.steps, seconds=self.seconds) for x in (seen, ones))
@@ -164,22 +159,26 @@ class _Front(nn.Module):
         """What a decoder is to give back [B, T, dim]."""
         return features.detach()
 
-    def standardize(self, moments: Moments) -> None:
-        self.mean.copy_(moments.mean)
-        deviation = (moments.scatter.diagonal() / moments.n).sqrt()
-        self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))  # what never varied here may do so elsewhere
 
+class _Encoder(nn.Module):
+    """E: ``W σ(x) + BiGRU(x)``, [B, T, D] to [B, T, dim]; the direct path takes the gradient to the convolutions below.
+    Of a single step, about which nothing is recurrent: a perceptron.
+    """
 
-class _Steps(nn.Module):
-    """E of a single step, where there is nothing to be recurrent about: a perceptron, [B, 1, D] to [B, 1, dim]."""
-
-    def __init__(self, features: int, dim: int, dropout: float):
+    def __init__(self, features: int, config: SEWConfig, *, recurrent: bool):
         super().__init__()
-        self.net, self.dim = nn.Sequential(nn.Linear(features, dim), nn.GELU(), nn.Dropout(dropout)), dim
-        self.out = nn.Linear(dim, dim)
+        self.dim = 2 * config.hidden
+        self.gru = None
+        if recurrent:
+            self.gru = Recurrent(features, hidden=config.hidden, depth=config.depth, dropout=config.dropout)
+        inner = features if recurrent else self.dim
+        self.first = nn.Identity() if recurrent else nn.Linear(features, inner)
+        self.direct = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), nn.Linear(inner, self.dim))
 
     def forward(self, stream: Stream) -> Stream:
-        return stream._replace(data=torch.tanh(self.out(self.net(stream.data))) * stream.mask[:, :, None])
+        z = self.direct(self.first(stream.data))
+        z = torch.tanh(z) if self.gru is None else z + self.gru(stream).data
+        return stream._replace(data=z * stream.mask[:, :, None])
 
 
 def _decoder(width: int, hidden: int, out: int) -> nn.Sequential:
@@ -211,7 +210,9 @@ class SEW(system.System):
         c = config
         fronts = {name: _Front(spec.streams[name], c.steps, c.window) for name in self.modalities}
         self.fronts = nn.ModuleDict(fronts)
-        self.encoders = nn.ModuleDict({name: self._encoder(front) for name, front in fronts.items()})
+        self.encoders = nn.ModuleDict(
+            {name: _Encoder(front.dim, c, recurrent=front.net is not None) for name, front in fronts.items()}
+        )
         width, target = 2 * c.hidden, fronts[self.strong].dim
         self.dropout = nn.Dropout(c.dropout)
         self.translate, self.rebuild = _decoder(width, c.decoder, target), _decoder(width, c.decoder, target)
@@ -221,27 +222,12 @@ class SEW(system.System):
     def _front(self, name: str) -> _Front:
         return cast(_Front, self.fronts[name])
 
-    def _encoder(self, front: _Front) -> Recurrent | _Steps:
-        c = self.config
-        if front.net is None:
-            return _Steps(front.dim, 2 * c.hidden, c.dropout)
-        return Recurrent(front.dim, hidden=c.hidden, depth=c.depth, dropout=c.dropout)
-
     # --------------------------------------------------------------------------------------------------------- learning
     def begin_epoch(self, batches: Iterable[Batch], epoch: int) -> None:
         """Mean and variance of feature arrays, before the first step."""
-        arrays = [name for name in self.modalities if self._front(name).net is None]
-        if epoch or not arrays:
-            return
-        moments: dict[str, Moments | None] = dict.fromkeys(arrays)
-        for batch in batches:
-            for name in arrays:
-                (stream,) = batch.require(name)
-                rows = masked_mean(stream.data.float(), stream.mask)[stream.mask.any(1)]
-                moments[name] = add_moments(moments[name], rows) if len(rows) else moments[name]
-        for name, found in moments.items():
-            if found is not None:
-                self._front(name).standardize(found)
+        scales = {name: self._front(name).scale for name in self.modalities}
+        if epoch == 0:
+            learn_scales({name: scale for name, scale in scales.items() if scale is not None}, batches)
 
     def encode(self, batch: Batch) -> Mapping[str, Tensor]:
         """Codes, what is decoded from them, and the target, one row a clip; "audio?" [B, T]: the recorded steps."""

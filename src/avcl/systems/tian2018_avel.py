@@ -72,7 +72,7 @@ class AvelConfig(MediaConfig):
     units: int = 49  # of the attention
     pool: str = "max"  # of the segments under weak supervision: "max", "mean", "top-k", "attention"
     swapped: float = 1.0  # weight of pictures with another clip's sound (background) under weak supervision
-    sides: float = 0.5  # weight of classifying each modality by itself
+    sides: float = 0.0  # weight of classifying each modality by itself
     legacy_loss: bool = False
     every_pair: bool = False  # the distance network learns from every two segments of a clip
 
@@ -108,8 +108,8 @@ class Avel(system.System):
         preset="events",
         clips=1600,
         test=200,
-        settings={"epochs": 5},
-        short={"epochs": 10, "batch_size": 16, "learning_rate": 3e-3},
+        settings={"epochs": 4},
+        short={"epochs": 6, "batch_size": 16, "learning_rate": 3e-3},
         short_clips=32,
     )
     config: AvelConfig

@@ -15,9 +15,9 @@ clips of other people, drawn anew. Two items are compared by the Euclidean dista
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from avcl.encoders.mlp import MLP
 from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.nn.adversary import ModalityAdversary
 from avcl.nn.pooling import masked_max, masked_mean
+from avcl.nn.standardize import Standardize, learn_scales
 from avcl.objectives.classification import cross_entropy
 from avcl.objectives.lifted import lifted_pairs
 from avcl.system import MAX, MediaConfig, Phase, Step, Trial
@@ -109,17 +110,17 @@ class AMLConfig(MediaConfig):
         return cls(epochs=2, batch_size=8, dim=12, width=16, candidates=3, every=2, dropout=0.0)
 
 
-# Ten times as many people as the preset has: a network of faces learns what links them to voices from people, not from
-# clips, and intervals are over the people of the test.
+# Ten times as many people as the preset has: what links faces to voices is learned from people, not from clips, and the
+# intervals are over the people of the test. Link .8: the best possible rule is right in .84 of the cases (.73 at .6).
 TRIAL = Trial(
     task="matching",
     preset="face_voice",
-    knobs={"persons": 1200},
+    knobs={"persons": 1200, "link": 0.8},
     clips=2000,
     test=400,
     fresh=False,
-    settings={"epochs": 20, "size": (48, 48), "sample_rate": 8000},
-    short={"epochs": 8, "batch_size": 16, "dropout": 0.0},
+    settings={"epochs": 9, "batch_size": 32, "fps": 1.0, "size": (64, 64), "sample_rate": 8000},
+    short={"epochs": 8, "batch_size": 12, "dropout": 0.0},
     short_clips=48,
     watch="metric",
 )
@@ -135,6 +136,7 @@ class _Tower(nn.Module):
         super().__init__()
         self.frames = config.frames if spec.kind == "video" else 0
         self.net: PlacedConv | LogMelConv | MLP
+        self.scale = Standardize(spec.shape[-1]) if spec.kind == "features" else None
         if spec.kind == "video":
             height, width = spec.shape[-2:]
             self.net = PlacedConv((height, width), dropout=config.dropout)
@@ -158,6 +160,8 @@ class _Tower(nn.Module):
         return out
 
     def _pooled(self, stream: Stream) -> Tensor:
+        if self.scale is not None:
+            stream = stream._replace(data=self.scale(stream.data.float()) * stream.mask[:, :, None])
         seen = self.net(glimpses(stream, self.frames) if self.frames else stream)
         return torch.cat([masked_mean(seen.data, seen.mask), masked_max(seen.data, seen.mask)], 1)
 
@@ -213,6 +217,12 @@ class AML(system.System):
         )
 
     # --------------------------------------------------------------------------------------------------------- learning
+    def begin_epoch(self, batches: Iterable[Batch], epoch: int) -> None:
+        """Mean and variance of feature arrays, before the first step."""
+        scales = {name: cast(_Tower, self.towers[name]).scale for name in self.modalities}
+        if epoch == 0:
+            learn_scales({name: scale for name, scale in scales.items() if scale is not None}, batches)
+
     def encode(self, batch: Batch) -> Mapping[str, Tensor]:
         """The codes of each modality [B, D], which rows have it ("audio?" [B] bool), and who it is."""
         encoded = {"label": batch.label}

@@ -1,8 +1,8 @@
 """Cross-modal generation: the sound for a picture, the picture for a sound, each from the other alone.
 
 One item a clip and direction. What is generated and what is true are looked at through the same fixed view
-(`avcl.encoders.views`: log-mel in slots, small picture with its change, or the features themselves), standardized by
-the training rows, in which the blocks of a view count alike. In it:
+(`avcl.encoders.views`: loudness, spectrum and rest of a log-mel; a small picture, where and when it changes; or the
+features themselves), standardized by the training rows, in which the blocks of a view count alike. In it:
 
 - ``MRR``: every generated item ranks the true items of all test clips by the cosine; relevant is its own (``relevance``
   "pair") or every one of its class ("class").
@@ -124,8 +124,8 @@ class Generation(Task):
             if judge is not None:
                 judges[target] = f"SVM (RBF, C = 10) on {len(labels)} training rows of {space.name}"
         tag = fingerprint({"encoders": encoders, "rows": {m: _digest(rows[m]) for m in encoders}})[:8]
-        known = [m for m in system.spec.streams if f"true/{m}" in outputs.arrays]
-        directions = {t: f"{'+'.join(m for m in known if m != t)}_to_{t}" for t in encoders}
+        seen = [m for m in system.spec.streams if f"true/{m}" in outputs.arrays]
+        directions = {t: f"{'+'.join(m for m in seen if m != t)}_to_{t}" for t in encoders}
         notes = {**outputs.notes, "directions": directions, "encoder": {**encoders, "tag": tag}}
         if judges:
             of = {"judges": judges, "of": tag, "labels": _digest(labels)}
