@@ -1,6 +1,20 @@
 """Emotion, also where sound or picture is missing.
 
-WORDS
+A third of the clips of the world shows the emotion in face and voice, a third mainly in the face, a third mainly in the
+voice, so both together beat either; the rows "audio only" and "video only" of the score are clips whose other stream is
+missing altogether.
+
+Recipe: 1,200 fixed clips, rendered once, for a face takes longer to render than to learn from; three stills of 48
+pixels, three seconds of sound at 8 kHz, 20 epochs.
+
+Traps. (1) A network that pools the cells of a frame hardly learns an expression from so few clips (.33 of held-out
+pictures after 15 epochs); gray, standardized pictures whose cells keep their place, moved by two pixels and mirrored in
+training, reach .64 alone. (2) A recurrent encoder between convolutions and classifier slows the picture down (.38 after
+20 epochs; .52 with a direct path beside it). (3) The steps of a clip are alike, so it is clips that must outnumber the
+components of a correlation. (4) A model that recognizes the actor: on the action units of RAVDESS eight emotions are
+told in .60 of the clips of unseen actors, and in .78 where the actors of the test were in training. Groups in two
+splits are refused (E-LEAK). (5) That translation and correlation help the weaker modality, the claim of the paper, does
+not show there: the voice alone .34 with them and .34 without.
 """
 
 from __future__ import annotations

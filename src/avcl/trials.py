@@ -83,6 +83,8 @@ def measure(model: Model, *, fit: Data | None = None, seed: int = 0, workers: in
     kept = Kept(test.with_truth() if square else test)  # every control is scored on the same clips
     if fit is None:
         fit = world_of(trial, clips=trial.clips, split="train", seed=seed)
+    if isinstance(fit, Kept):
+        workers = 0  # everything is in memory: a process beside this one would only copy it
     return api.evaluate(model, kept, task=trial.task, protocol=trial.protocol, fit=fit, controls=True, workers=workers)
 
 

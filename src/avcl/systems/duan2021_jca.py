@@ -52,7 +52,7 @@ CARD = Card(
         "The key K does not act on time by a matrix of 10 x 10, which would fix the number of segments; `keys` = "
         '"linear" is that of the code.',
         "What the code brings to unit length is brought to length √d here: at length 1 and width 128 the affinities "
-        "start near 0, and the units would do nothing in a short training.",
+        "would start near 0.",
         "The sound looks at single frames, and what it sees is averaged over a segment.",
         "Cross-entropy on the logits; the soft margin on softmax outputs of the authors' code is `legacy_loss`.",
         "Weak supervision and matching across modalities are those of Tian et al. 2018; the paper has neither.",
