@@ -43,7 +43,7 @@ ALONE: Mapping[str, Any] = {
     "seconds": 2.0,
     "apart": 1.0,
     "looks": 5,
-    "epochs": 60,
+    "epochs": 40,
     "batch_size": 60,
 }
 WORLD = ("patrick2020_gdt", "cheng2020_lla")
