@@ -67,11 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for family in families():
         module = importlib.import_module(f"pictures.{family}")
         picture = folder / f"{family}.png"
-        if given.only is None or family in given.only or not picture.exists():
+        trained = (given.runs / module.SYSTEM / "0" / "config.json").exists()
+        if trained and (given.only is None or family in given.only or not picture.exists()):
             captions[family] = module.draw(given.runs / module.SYSTEM / "0", picture)
             print(f"{picture}: {captions[family]}", flush=True)
     write_json(kept, json.loads(json.dumps(captions, sort_keys=True)))
-    page = HEAD + "".join(section(family, captions[family]) for family in families())
+    page = HEAD + "".join(section(family, captions[family]) for family in families() if family in captions)
     write_atomic(given.docs / "families.md", page)
 
 

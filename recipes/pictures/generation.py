@@ -33,6 +33,8 @@ from avcl.task import bare
 from avcl.tasks.generation import Generation
 from avcl.types import Batch, Stream
 
+SYSTEM = "zhu2021b_msvae_crossmodal_generation"
+
 CLIPS = 200
 SHOWN = 3
 TRUE, MADE = "#333333", "#2f7d4f"

@@ -26,6 +26,8 @@ from avcl.files import write_atomic
 from avcl.model import Model
 from avcl.tasks.music import Music
 
+SYSTEM = "gan2020a_foley_music"
+
 CLIPS = 200
 SHOWN = 3
 RIGHT, WRONG, TRUE = "#2f7d4f", "#c2453d", "#333333"

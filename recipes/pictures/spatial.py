@@ -1,6 +1,14 @@
 """Spatial audio: from one channel and the picture, the sound at each ear.
 
-WORDS
+**Recipe.** 200 steps of 32 fresh clips at 8 kHz, two segments of a third of a second of each; the two ears of 60 % of
+the clips are used, the others teach by the consistency of what is louder and what is seen alone. The world shows one
+source instead of the preset's two: which of two objects makes which partials was not tried for lack of time. **Traps.**
+The same sound on both ears is a strong answer, and a network that does not look ends exactly there. Ours did for 200
+steps, with the score of mono to three digits, the picture of another clip changing nothing, and the ears as good
+exchanged: layer norm at every cell of the visual tower made cells in which nothing is as strong as the one with the
+object. With each color brought to mean 0 and variance 1 over the picture and no norm behind, the side is learned within
+a hundred steps. Hence the controls "mono" and "ears exchanged" beside the wrong partner: one ear alone is beaten by
+anything. No flip of the picture may be among the augmentations.
 """
 
 from __future__ import annotations
@@ -21,7 +29,7 @@ from avcl.tasks.spatial import Spatial
 from avcl.types import Batch
 
 SYSTEM = "lin2021_spatial_audio_partial_supervision"
-CLIPS, ROWS = 200, 3
+CLIPS, ROWS = 100, 3
 FFT, HOP = 256, 64
 RANGE = 10  # dB between the ears at which the colors end
 

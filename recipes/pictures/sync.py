@@ -29,7 +29,7 @@ from avcl.model import Model
 from avcl.tasks.sync import NEAR, Sync
 
 SYSTEM = "sync_correlation"
-CLIPS = 300
+CLIPS = 200
 SURE, UNSURE = "#4c78a8", "#bbbbbb"
 
 

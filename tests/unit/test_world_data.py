@@ -260,7 +260,8 @@ def test_an_export_resumes_grows_and_refuses_strangers(tmp_path):
     assert (first["written"], first["kept"]) == (2, 0)
     names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     ids = ["captions-1-all-000000", "captions-1-all-000001"]
-    assert names == [f"{ids[0]}.webm", f"{ids[1]}.webm", "manifest.csv", "truth", "truth.jsonl", "world.json"]
+    tables = ["labels.txt", "manifest.csv", "truth", "truth.jsonl", "world.json"]
+    assert names == [f"{ids[0]}.webm", f"{ids[1]}.webm", *tables]
     rows = table_of(out)
     lines = [json.loads(line) for line in (out / "truth.jsonl").read_text().splitlines()]
     assert list(rows[0]) == ["id", "video", "label", "text"]
@@ -309,7 +310,7 @@ def test_two_exports_are_equal_files(tmp_path, container):
     for folder in ("a", "b"):
         export("retrieval", tmp_path / folder, clips=1, container=container, workers=0)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len([f for f in files if not f.name.startswith(".")]) == 5
+    assert len([f for f in files if not f.name.startswith(".")]) == 6
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 

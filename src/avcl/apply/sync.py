@@ -30,6 +30,7 @@ Status = Literal["ok", "late", "early", "undecidable", "at_search_limit", "incon
 STEP, MARGIN = 0.02, 0.08  # seconds: from lag to lag, and how far beyond the search range lags are scored
 TOLERANCE = 0.04  # seconds around the answer whose posterior mass is its confidence
 WINDOW_SURE = 0.5  # confidence from which a window counts as used
+DRIFT_FROM = 8  # sure windows from which the slope of a line through them says something
 AT_ONCE = 16  # windows that are scored side by side
 REPAIRABLE = ("late", "early")
 
@@ -190,7 +191,8 @@ def _judged(votes: _Votes, search: float, gate: float, enough: float) -> SyncRes
     known["offset_ms"] = round(1000 * offset, 1)
     known["ci_ms"] = (round(1000 * low, 1), round(1000 * high, 1))
     known["p_in_sync"] = round(float(p[np.abs(votes.grid) <= gate + 1e-9].sum() / p.sum()), 4)
-    known["drift_ms_per_min"] = None if course.slope is None else round(60_000 * course.slope, 2)
+    told = course.slope is not None and (used >= DRIFT_FROM or course.kind == "drift")
+    known["drift_ms_per_min"] = round(60_000 * course.slope, 2) if told and course.slope is not None else None
     if abs(slope) * float(times.max() - times.min()) > 2 * gate:
         reason = f"the lag drifts by {known['drift_ms_per_min']:g} ms a minute, which one shift cannot repair"
         return SyncResult("", "inconsistent", reason=reason, **known)

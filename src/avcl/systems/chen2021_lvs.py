@@ -10,7 +10,8 @@ x of picture i and a_j of sound j, all of unit length, S_ij(x) = <V_i(x), a_j> i
     L = mean_i -log [ exp(P_i/τ) / ( exp(P_i/τ) + exp(H_i/τ) + Σ_j≠i exp(E_ij/τ) ) ]
 
 Places between e_n and e_p count as neither: the *tri-map*. It needs features that already find something (the paper
-starts from ImageNet): before, no place is above e_p, and the loss does not leave log B. So training begins with
+starts from ImageNet): before, no place is above e_p, and in 400 steps the loss did not leave log B. So training begins
+with
 
     p_ij = Σ_x softmax_x(S_ij / δ) S_ij,   W = ½ (CE(p / τ) + CE(pᵀ / τ)),   δ falling from 1 to 0.1,
 
@@ -61,8 +62,8 @@ CARD = Card(
     "data are reduced, and a warm-up stands for ImageNet weights.",
     deviations=(
         "Small residual networks from scratch instead of ResNet-18 with ImageNet weights: what two cores can train.",
-        "A warm-up by softmax-pooled similarity comes first, because the tri-map loss never leaves its plateau from "
-        "scratch.",
+        "A warm-up by softmax-pooled similarity comes first, because from scratch the tri-map loss did not leave its "
+        "plateau.",
         "The diagonal of the easy negatives is left out; the authors' code multiplies it by -99, which was to do that.",
         "Log-mel spectrogram with its frequency as a second channel instead of 257 linear bins; mean over frequency "
         "and maximum over time instead of a maximum over both: pitch is the size of things in the world.",
