@@ -1,6 +1,18 @@
 """Self-supervised representation.
 
-WORDS
+Recipe. GDT contrasts one-second views, 64 clips a step, 240 steps; the shift is invariant (the other modality at
+another moment of the clip is the positive), and 70 % of the training sounds are those of the same object at another
+moment, for a network that has found the timing stops learning classes. The projection has batch statistics as in the
+paper: with layer norm in their place the same towers stayed at the loss of a blind guess for 120 steps, for what is
+common to all clips was never taken out. LLA judges pairs (in step or not): its head must see right and wrong pairs in
+one batch of statistics, and how far each token agrees with what it read; means of tokens alone stayed at log 2 for 200
+steps.
+
+Traps. An untrained network tells classes already (of sound 0.71 to 0.75, chance 0.08), and so do raw statistics (0.85
+to 0.88): a probe without both beside it says little. A probe never reads the partner, so the wrong-partner control puts
+another clip's stream in the place of the one that is scored: it finds leaks, not whether pairs taught anything. Rows or
+sources that stand on both sides of a probe are refused. LLA learns its pretext, and its sound tells the action better
+than raw statistics do; its picture does not (0.45, untrained 0.47, raw statistics 0.54): it does not count as working.
 """
 
 from __future__ import annotations
@@ -44,8 +56,8 @@ def draw(model_folder: Path, out: Path) -> str:
     scores = {name: {c: row["accuracy"] for c, row in task.score(o).scores.items()} for name, o in told.items()}
 
     names, label = list(test.labels), outputs["label"]
-    figure = pyplot.figure(figsize=(9.5, 4.4))
-    grid = figure.add_gridspec(1, 3, width_ratios=[0.9, 2.6, 2.2], wspace=0.3)
+    figure = pyplot.figure(figsize=(10.5, 4.4))
+    grid = figure.add_gridspec(1, 3, width_ratios=[0.9, 2.6, 2.2], wspace=0.45)
     frames = grid[0].subgridspec(len(names) // 2, 2, wspace=0.05, hspace=0.05)
     for number in range(len(names)):
         axis = figure.add_subplot(frames[number // 2, number % 2])
@@ -66,12 +78,12 @@ def draw(model_folder: Path, out: Path) -> str:
         for x, y in zip(at, heights, strict=True):
             bars.text(x + 0.27 * (k - 1), y + 0.01, f"{y:.2f}".lstrip("0"), ha="center", fontsize=7)
     bars.axhline(1 / len(names), color="gray", linewidth=0.8, linestyle=":")
-    bars.text(at[-1] + 0.45, 1 / len(names) + 0.01, "chance", ha="right", fontsize=7, color="gray")
+    bars.text(at[-1] + 0.45, 1 / len(names), "chance", va="center", fontsize=7, color="gray")
     bars.set_xticks(at, task.conditions, fontsize=8)
     bars.set(ylim=(0, 1.05), yticks=[0, 0.5, 1])
     bars.tick_params(axis="y", labelsize=7)
     bars.set_ylabel("accuracy of a linear probe", fontsize=8)
-    bars.legend(fontsize=7, frameon=False, loc="upper left")
+    bars.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     for side in ("top", "right"):
         bars.spines[side].set_visible(False)
     buffer = io.BytesIO()

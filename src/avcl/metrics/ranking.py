@@ -278,7 +278,10 @@ def _similar(q: Tensor, g: Tensor, similarity: str | Similarity) -> Tensor:
     if similarity in ("cosine", "dot"):
         return q @ g.T
     if similarity == "euclidean":
-        return 2 * q @ g.T - q.square().sum(1, keepdim=True) - g.square().sum(1)
+        squares = q.square().sum(1, keepdim=True) + g.square().sum(1)
+        distance = squares - 2 * q @ g.T
+        # Of equal vectors the difference leaves rounding, another one in every shape of the product: they are at 0.
+        return -distance.masked_fill(distance <= 1e-12 * squares, 0)
     hint = did_you_mean(similarity, SIMILARITIES) + " Others need the function itself."
     raise ConfigError(f'"{similarity}" is not a known similarity.', hint=hint)
 
