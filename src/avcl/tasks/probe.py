@@ -222,7 +222,11 @@ def fitted(classifier: str, c: float, features: NDArray[Any], label: Rows) -> An
 
     if len(np.unique(label)) < 2:
         raise ConfigError("a probe needs training rows of two classes or more.")
-    made = LinearSVC(C=c, dual=False, tol=1e-2) if classifier == "svm" else LogisticRegression(C=c, max_iter=2000)
+    made = (
+        LinearSVC(C=c, dual=False, tol=1e-2, max_iter=20_000)
+        if classifier == "svm"
+        else LogisticRegression(C=c, max_iter=2000)
+    )
     return make_pipeline(StandardScaler(), made).fit(features.astype(np.float64), label)
 
 
