@@ -28,7 +28,7 @@ log = logging.getLogger("avcl.data")
 
 MODALITIES = ("audio", "video", "text")
 # Part of every cache key: raise it when the readers give other values for the same file and Inputs.
-_READER = f"1 av-{version('av')}"
+_READER = f"2 av-{version('av')}"
 _PROBED = 16
 
 

@@ -18,6 +18,8 @@ from avcl.types import Stream
 SILENCE = 2.0**-15  # peak below one step of 16 bits: digital silence
 MAX_RATE = 768_000  # samples a second: a header that claims more is damaged
 EVEN_FRAMES = frozenset({"aac", "mp3", "mp3float", "mp2", "mp2float", "ac3", "eac3", "opus", "libopus", "flac"})
+# Blocks of two sizes: the stamp of a frame between two page ends is an estimate that is right again a block later.
+ESTIMATED = frozenset({"vorbis", "libvorbis"})
 
 
 def is_silent(stream: Stream) -> bool:
@@ -115,6 +117,8 @@ class SampleLine:
         self.stop = None if self.out_stop is None else high
         self.tick = file.tick("audio") * self.native  # in samples
         self.slack = round(max(0.003 * self.native, 1.5 * self.tick) if self.tick > 2 else 0.001 * self.native)
+        if file.stream("audio").codec_context.name in ESTIMATED:
+            self.slack = max(self.slack, round(0.1 * self.native))
         self.origin, self.limit = file.origin, losses.latest(file)
         self.anchor = None
         if anchor is not None:
