@@ -45,7 +45,7 @@ class WordRecognizerConfig(MediaConfig):
     """Settings of ``word_recognizer``."""
 
     epochs: int = 25
-    batch_size: int = 32
+    batch_size: int = 16
     learning_rate: float = 3e-3
     sample_rate: int = 8000
     fps: float = 25.0

@@ -43,7 +43,7 @@ class Speech(Task):
     fits: ClassVar[bool] = True
     judge: ClassVar[str] = "word_recognizer"
 
-    judge_epochs: int = 15
+    judge_epochs: int = 30
 
     def items(self, data: Data) -> Data:
         return data
