@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from avcl.files import write_json
+from avcl.files import finite, write_json
 from avcl.types import Report, jsonable
 
 Recipe = Callable[..., Mapping[str, Any]]
@@ -28,7 +28,7 @@ def main(recipe: Recipe, *folders: str, result: str) -> None:
     found = recipe(*(given[name] for name in folders), seed=given["seed"])
     path = given["results"] / f"{result}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, jsonable(found))
+    write_json(path, finite(jsonable(found)))
     print(f"wrote {path}")
 
 

@@ -28,7 +28,7 @@ import avcl
 from avcl import discover, trials
 from avcl.data.dataset import Data
 from avcl.data.derived import Kept
-from avcl.files import write_json
+from avcl.files import finite, write_json
 from avcl.model import Model
 from avcl.seeds import seeded
 from avcl.system import System
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = run(given.esc10, seed=given.seed, runs=given.runs)
     path = given.results / "probe" / "esc10.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, jsonable(found))
+    write_json(path, finite(jsonable(found)))
     print(f"wrote {path}")
 
 

@@ -15,7 +15,7 @@ import torch
 
 from avcl import discover, trials
 from avcl.environment import cores
-from avcl.files import write_json
+from avcl.files import finite, write_json
 from avcl.types import Report, jsonable
 
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         path = given.results / trial.task / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         for found in run(name, seeds=range(given.seeds), runs=given.runs):
-            write_json(path, jsonable(found))
+            write_json(path, finite(jsonable(found)))
             print(f"wrote {path}", flush=True)
 
 

@@ -27,7 +27,7 @@ from avcl.data import Loader
 from avcl.data.dataset import Data
 from avcl.data.derived import Kept, WrongPartner
 from avcl.data.predictions import Predictions
-from avcl.files import write_json
+from avcl.files import finite, write_json
 from avcl.model import Model
 from avcl.seeds import seeded
 from avcl.system import Embeds
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for where, found in run(seed=given.seed, runs=given.runs).items():
         path = given.results / f"{where}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, jsonable(found))
+        write_json(path, finite(jsonable(found)))
         print(f"wrote {path}")
 
 

@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined
 
 from avcl import __version__
 from avcl.errors import AvclError, ConfigError, did_you_mean
-from avcl.files import PART
+from avcl.files import PART, finite
 from avcl.ops import VERBS, Op
 
 ABOUT = "Deep audio-visual correlation learning: train, measure, index and search sound and picture in one space."
@@ -129,19 +129,8 @@ def _execute(op: Op, *, as_json: bool, progress: bool) -> int:
     results = []
     for result in op.run(progress=progress):
         results.append(result)
-        print(json.dumps(_finite(result)) if as_json else op.human(result), flush=True)
+        print(json.dumps(finite(result)) if as_json else op.human(result), flush=True)
     return op.status(results)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null stands for both."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
 
 
 def _usage(error: CycloptsError) -> ConfigError:

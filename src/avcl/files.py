@@ -7,11 +7,12 @@ A process killed at any moment leaves the old file or the new one, never half of
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,6 +95,15 @@ def fsync(path: Path) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """``value`` as readable JSON, written atomically."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None where a number is NaN or infinite: JSON has neither."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path) -> Any:

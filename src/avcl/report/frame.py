@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
-from avcl.files import write_atomic
+from avcl.files import finite, write_atomic
 from avcl.report.figures import short
 from avcl.types import Report, jsonable
 
@@ -47,15 +44,6 @@ def meta(report: Report) -> str:
 def details(report: Report) -> str:
     keep = ("protocol", "config", "versions", "skipped", "task", "data", "model", "split", "seed", "seconds")
     return json.dumps(finite({k: jsonable(getattr(report, k)) for k in keep}), indent=2, ensure_ascii=False)
-
-
-def finite(value: Any) -> Any:
-    """The same with null where a number is not finite: NaN is not JSON."""
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def panel(title: str, words: str, svg: str, *, wide: bool = False) -> str:

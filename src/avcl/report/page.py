@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from avcl.data.dataset import Data
 from avcl.data.predictions import Predictions
 from avcl.errors import MissingFile, StoreError
-from avcl.files import write_atomic
+from avcl.files import finite, write_atomic
 from avcl.metrics.ranking import Similarity, chance, random_ranking, score_blocks
 from avcl.report import figures
 from avcl.report.figures import direction_words, short
-from avcl.report.frame import finite, panel, write_page
+from avcl.report.frame import panel, write_page
 from avcl.report.gallery import gallery
 from avcl.tasks.retrieval import Direction, Retrieval
 from avcl.types import Report

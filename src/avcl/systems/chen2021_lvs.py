@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from avcl import system
 from avcl.encoders.audio import log_mel_stream
 from avcl.encoders.conv2d import glimpses
-from avcl.encoders.norm import ChannelNorm
-from avcl.encoders.resnet import FrameResNet, ResidualBlock, SpectrumResNet
+from avcl.encoders.resnet import FrameResNet, SpectrumResNet, wake
 from avcl.errors import BatchError, ConfigError
 from avcl.nn.pooling import masked_max
 from avcl.system import MAX, MediaConfig, Step, Trial
@@ -164,7 +163,7 @@ class _Picture(nn.Module):
         strides = [1, *[2] * (stages - 2), 1][:stages]
         self.net = FrameResNet(widths=config.widths, depths=[config.depth] * stages, strides=strides)
         self.head = nn.Linear(self.net.dim, config.dim)
-        _awaken(self.net)
+        wake(self.net)
 
     def forward(self, stream: Stream) -> Tensor:
         return nn.functional.normalize(self.head(self.net.maps(stream).data).float(), dim=-1)
@@ -180,22 +179,13 @@ class _Sound(nn.Module):
         strides = [1, *[2] * (stages - 1)]
         self.net = SpectrumResNet(channels=2, widths=config.heard, depths=[1] * stages, strides=strides)
         self.head = nn.Linear(self.net.dim, config.dim)
-        _awaken(self.net)
+        wake(self.net)
 
     def forward(self, stream: Stream) -> Tensor:
         mel = log_mel_stream(stream, bands=self.bands, hop=self.hop, window=0.064)
         height = torch.linspace(-1, 1, self.bands, device=mel.data.device).expand_as(mel.data)
         seen = self.net(mel._replace(data=torch.stack([mel.data, height], -1)))
         return nn.functional.normalize(self.head(masked_max(*seen[:2])).float(), dim=-1)
-
-
-def _awaken(net: nn.Module) -> None:
-    """Residual branches that speak from the start: nets of two or three blocks gain nothing from starting without."""
-    for block in net.modules():
-        if isinstance(block, ResidualBlock):
-            last = block.norms[-1]
-            if isinstance(last, ChannelNorm):
-                nn.init.constant_(last.norm.weight, 0.5)
 
 
 # ---------------------------------------------------------------------------------------------------------- the system

@@ -87,7 +87,7 @@ class MiraConfig(MediaConfig):
     hidden: int = 64  # of the GRU, each direction
     decoder: int = 48  # channels at the frame rate, halved with every stride
     clip: float = 0.8  # seconds of the window that losses and critics look at
-    envelope: float = 1.0  # of the log-mel that the frames announce
+    envelope: float = 10.0  # of the log-mel that the frames announce
     power: float = 0.5  # λ_pow
     mfcc: float = 1.0  # λ_mfcc
     perceptual: float = 1.0  # λ_perc
@@ -176,6 +176,7 @@ class VideoToSpeechGAN(system.System):
     card: ClassVar[Card] = CARD
     Config: ClassVar[type[system.Config]] = MiraConfig
     learns_from: ClassVar[tuple[str, ...]] = ("media",)
+    targets: ClassVar[tuple[str, ...]] = ("audio",)
     trial: ClassVar[Trial | None] = Trial(
         task="speech",
         preset="speech",
@@ -185,7 +186,15 @@ class VideoToSpeechGAN(system.System):
         test=120,
         fresh=False,
         protocol={"judge_epochs": 30},
-        settings={"width": 16, "hidden": 96, "learning_rate": 3e-3, "epochs": 9, "adversary_from": 0.9},
+        settings={
+            "width": 16,
+            "hidden": 96,
+            "learning_rate": 3e-3,
+            "warmup": 0.25,
+            "epochs": 12,
+            "clip": 0.32,
+            "adversary_from": 0.9,
+        },
         short={"epochs": 8, "adversary_from": 1.0},
         short_clips=32,
         watch="envelope",
