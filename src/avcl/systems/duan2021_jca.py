@@ -134,7 +134,7 @@ class Jca(system.System):
         preset="events",
         clips=1600,
         test=200,
-        settings={"epochs": 3},
+        settings={"epochs": 6},
         short={"epochs": 6, "batch_size": 16, "learning_rate": 3e-3},
         short_clips=32,
     )
