@@ -1,4 +1,16 @@
-"""The picture of the family "event localization": what happens when, as it is and as a model says."""
+"""Event localization: what happens when?
+
+A half second is an event where an object is both seen and heard; in 40 % of the clips its picture and its sound come
+and go at different times, half of the clips have a silent object, half a sound off screen. **Recipe.** 1,600 fresh
+clips of five seconds an epoch, six epochs; the joint co-attention in two units of width 128, identity keys (the
+authors' matrix over time fixes the number of segments), outputs of the modalities at length √d instead of 1, or the
+affinities start near 0. **Traps.** "Background everywhere" is right in .41 of the segments: an accuracy without it says
+nothing, and a model whose background share is not that of the data is punished twice. The condition "audio only" of a
+trained model shows what it uses: JCA has .69 with and .68 without the picture under one seed, .80 and .70 under the
+other, and after three epochs instead of six no gain from the picture under either: hearing is learned first, and
+whether the picture is read at all is known only from this row. The class of the clip in every segment, known by an
+oracle, has .59: below that a model has not localized anything in time.
+"""
 
 from __future__ import annotations
 
