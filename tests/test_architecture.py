@@ -29,7 +29,7 @@ LAYERS = (
     ("loop", "report", "environment"),
     ("model",),
     ("api", "archive", "catalog", "apply"),
-    ("showcase", "trials"),
+    ("showcase", "trials", "comparison"),
     ("ops",),
     ("cli",),
     ("__main__",),

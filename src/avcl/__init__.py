@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from avcl.apply.sync import check_sync as check_sync
     from avcl.archive import search as search
     from avcl.catalog import describe as describe
+    from avcl.comparison.study import compare as compare
     from avcl.data import load_data as load_data
     from avcl.environment import doctor as doctor
     from avcl.media import probe as probe
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Model": "avcl.api",
     "check_sync": "avcl.apply.sync",
+    "compare": "avcl.comparison.study",
     "demo": "avcl.showcase",
     "describe": "avcl.catalog",
     "doctor": "avcl.environment",
@@ -45,6 +47,7 @@ _HOME = {
 __all__ = [
     "Model",
     "check_sync",
+    "compare",
     "demo",
     "describe",
     "doctor",

@@ -52,7 +52,9 @@ def train(
     on_error: OnError = "skip",
     workers: int | None = None,
     max_steps: int | None = None,
-    select: Literal["pair", "class"] = "pair",
+    select: Relevance = "pair",
+    budget: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
     force: bool = False,
     progress: bool = False,
 ) -> Model:
@@ -62,8 +64,8 @@ def train(
     ``data``: a Data, the Splits of ``load_data`` (then its train and val parts are used and the split is stored with
     the run), or a path. A run that was killed goes on from its last checkpoint when called again with the same
     arguments; another run in ``out`` is an ExistsError unless ``force``. ``select``: the epoch that is kept is the one
-    with the best reciprocal rank of the own pair in ``val``, or the best mAP by class (where pairs are by class only,
-    the former is noise).
+    with the best reciprocal rank of the own pair in ``val`` (of its group: "group"), or the best mAP by class (where
+    pairs are by class only, the former is noise). ``budget``: seconds by ``clock`` after which no step is begun.
 
     ``batch_size`` and ``micro_batch`` go before ``settings``: the loss is that of ``batch_size`` clips, of which
     ``micro_batch`` at a time are decoded and encoded (0: all). Under a launcher (``torchrun``) the processes share
@@ -118,6 +120,8 @@ def train(
             validate=None if val is None or len(val) < 2 else _validation(network, val, select, config),
             max_steps=max_steps,
             progress=progress,
+            budget=budget,
+            clock=clock,
         )
     meta = {
         "training": {
@@ -130,6 +134,7 @@ def train(
             "epochs": fitted.epochs,
             "best": fitted.best,
             "stopped_early": fitted.stopped_early,
+            "out_of_time": fitted.out_of_time,
             "seconds": round(time.monotonic() - started, 1),
         },
         "history": fitted.history,
@@ -179,15 +184,13 @@ def _run_folder(folder: Path, *, force: bool) -> Path:
     return folder
 
 
-def _validation(
-    network: System, val: Data, select: Literal["pair", "class"], config: Config
-) -> Callable[[System], float] | None:
-    """system -> mean reciprocal rank of the own pair, or mAP by class, in ``val``; higher is better. None (the loss
-    decides) for a system that is not made to embed two modalities in one space."""
+def _validation(network: System, val: Data, select: Relevance, config: Config) -> Callable[[System], float] | None:
+    """system -> mean reciprocal rank of the own pair or group, or mAP by class, in ``val``; higher is better. None (the
+    loss decides) for a system that is not made to embed two modalities in one space."""
     if not isinstance(network, Embeds):
         return None
     task = Retrieval(relevance=select, bootstrap=0)
-    metric = "MRR" if select == "pair" else "mAP"
+    metric = "mAP" if select == "class" else "MRR"
     size = min(config.micro_batch or config.batch_size, config.batch_size)
 
     def score(system: System) -> float:

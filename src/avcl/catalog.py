@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avcl import discover, index, store
+from avcl.data import official
 from avcl.data.world import PRESETS
 from avcl.encoders.pretrained import NAMES
 from avcl.errors import ConfigError, did_you_mean
@@ -43,6 +44,8 @@ def entries(what: Literal["systems", "data", "tasks", "towers"]) -> Iterator[dic
     else:
         for name, about in FOLDERS.items():
             yield {"name": name, "about": about}
+        for name in discover.data_names():
+            yield {"name": name, "about": _published(name)["about"]}
         for name, preset in PRESETS.items():
             yield {"name": f"world:{name}", "about": preset.about}
 
@@ -75,16 +78,35 @@ def describe(thing: str) -> dict[str, Any]:
             "settings": jsonable(settings),
         }
     if thing in discover.task_names():
-        return {"kind": "task", "name": thing, "about": inspect.getdoc(importlib.import_module(f"avcl.tasks.{thing}"))}
+        about = inspect.getdoc(importlib.import_module(f"avcl.tasks.{thing}"))
+        also = {"data set": _published(thing)} if thing in discover.data_names() else {}  # "music" is both
+        return {"kind": "task", "name": thing, "about": about, **also}
     if thing in FOLDERS:
         return {"kind": "data", "name": thing, "about": FOLDERS[thing]}
+    if thing in discover.data_names():
+        return {"kind": "data", **_published(thing)}
     preset = thing.removeprefix("world:")
     if preset in PRESETS:
         return {"kind": "data", **jsonable(PRESETS[preset]), "name": f"world:{preset}"}
-    known = {*discover.system_names(), *discover.task_names(), *FOLDERS, *(f"world:{name}" for name in PRESETS)}
+    known = {*discover.system_names(), *discover.task_names(), *discover.data_names(), *FOLDERS}
+    known |= {f"world:{name}" for name in PRESETS}
     raise ConfigError(
         f'"{thing}" is not a system, data set, task, model folder or index.', hint=did_you_mean(thing, known)
     )
+
+
+def published(name: str) -> official.OfficialSet:
+    """The published data set of that name. ConfigError, with the nearest name, where there is none."""
+    found = getattr(discover.data_module(name), "SET", None)
+    if not isinstance(found, official.OfficialSet):
+        raise ConfigError(f'the module of the data set "{name}" has no SET.')
+    return found
+
+
+def _published(name: str) -> dict[str, Any]:
+    """Facts about a published data set; of another package's that has no ``SET``, the first line of its module."""
+    module = discover.data_module(name)
+    return published(name).describe() if hasattr(module, "SET") else {"name": name, "about": _first_line(module)}
 
 
 def _first_line(module: Any) -> str:

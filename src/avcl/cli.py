@@ -130,6 +130,8 @@ def _execute(op: Op, *, as_json: bool, progress: bool) -> int:
     for result in op.run(progress=progress):
         results.append(result)
         print(json.dumps(finite(result)) if as_json else op.human(result), flush=True)
+    if not as_json and (words := op.closing(results)):
+        print(words, flush=True)
     return op.status(results)
 
 

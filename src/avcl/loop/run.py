@@ -40,7 +40,8 @@ class FitResult:
     """What ``fit`` did.
 
     ``history``: one mapping an epoch (epoch, step, losses {name: mean}, lr {phase: rate}, validation) · ``best``: the
-    epoch, step and score of the weights that were kept, None without validation · ``stopped_early``: patience ran out.
+    epoch, step and score of the weights that were kept, None without validation · ``stopped_early``: patience ran out
+    · ``out_of_time``: the budget did.
     """
 
     system: System
@@ -49,6 +50,7 @@ class FitResult:
     history: tuple[Mapping[str, Any], ...]
     best: Mapping[str, Any] | None
     stopped_early: bool
+    out_of_time: bool = False
 
 
 def fit(
@@ -66,11 +68,16 @@ def fit(
     max_steps: int | None = None,
     resume: bool = True,
     checkpoint_steps: int = 0,
+    budget: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FitResult:
     """Train ``system`` in place, as its ``config`` says; it comes back in evaluation mode on the device used.
 
     After each epoch it is scored by ``validate(system)`` (higher is better; None: minus the mean loss on ``val``), and
     the best weights are those that remain. The schedule ends with ``config.epochs``, or ``max_steps`` if that is less.
+    ``budget``: seconds by ``clock``, validation included, after which no step is begun (the first one always is); what
+    was learned is scored and kept as at the end of an epoch. Such a run depends on the speed of the machine, and by
+    ``time.process_time`` not on what else it does. A closed form takes the time it takes.
 
     With ``out``: checkpoints in ``out/checkpoints`` (every epoch, every ``checkpoint_steps`` steps, at Ctrl-C), the log
     in ``out/metrics.jsonl``. An unfinished run found there goes on, a finished one is returned; both only if system,
@@ -93,7 +100,8 @@ def fit(
     folder = None if out is None else Path(out)
     processes = launched()
     with kept_random_state(), processes.first_inside(Lock(folder) if folder else nullcontext()):
-        run = _Run(system, train, val, inputs, seed, folder, workers, validate, transforms, max_steps, processes)
+        how = (workers, validate, transforms, max_steps, processes, budget, clock)
+        run = _Run(system, train, val, inputs, seed, folder, *how)
         try:
             if system.closed_form:
                 return run.solve()
@@ -123,6 +131,8 @@ class _Run:
         transforms: Sequence[Transform],
         max_steps: int | None,
         processes: Processes,
+        budget: float | None,
+        clock: Callable[[], float],
     ):
         self.config: Config = system.config
         self.processes = processes
@@ -163,7 +173,8 @@ class _Run:
         self.scored = validate is not None or self.val_loader is not None
 
         self.step = self.epoch = self.position = self.since_best = 0
-        self.stopped = False
+        self.stopped = self.out_of_time = False
+        self.budget, self.clock, self.spent, self.started = budget, clock, 0.0, clock()
         self.sums: dict[str, tuple[float, int]] = {}  # of each loss in this epoch: total, steps
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -179,16 +190,17 @@ class _Run:
             "val": None if val is None else val.fingerprint,
             "validation": "loss" if validate is None else "score",
             "transforms": [_name(t) for t in transforms],
+            **({} if budget is None else {"budget": budget}),
         }
 
     # ------------------------------------------------------------------------------------------------------- the loop
     def train(self, checkpoint_steps: int, shown: bool) -> FitResult:
-        self.checkpoint_steps = checkpoint_steps
+        self.checkpoint_steps, self.started = checkpoint_steps, self.clock()
         self.metrics = MetricsFile(self._metrics_path(), keep=self.metrics_bytes)
         self.bar = Progress(self.total, type(self.system).__module__.rpartition(".")[2], shown=shown, start=self.step)
         try:
             with interruptible() as self.interrupt, self.bar:
-                while self.step < self.total and not self.stopped:
+                while self.step < self.total and not self.stopped and not self.out_of_time:
                     self._epoch()
                 self.learner.settle()
                 with self._hook("finish"):
@@ -218,6 +230,8 @@ class _Run:
                 line = {"event": "step", "step": self.step, "epoch": self.epoch, **turn._asdict()}
                 self.metrics.write({**line, "clips_per_second": round(speed, 2)})
                 clips, since = 0, time.perf_counter()
+            if self._over():
+                break
             if self.position < self.steps_per_epoch and self.step < self.total:
                 self._stop_if_asked()
                 if self.checkpoint_steps and self.step % self.checkpoint_steps == 0:
@@ -244,6 +258,16 @@ class _Run:
             raise
         have = f"{self.position} of {self.steps_per_epoch}"
         raise DataError(f"epoch {self.epoch} ended after {have} batches.")
+
+    def _seconds(self) -> float:
+        """Spent on this training, by this process and those before it that it goes on from."""
+        return self.spent + self.clock() - self.started
+
+    def _over(self) -> bool:
+        """Whether the budget is spent; one process that says so ends all."""
+        if self.budget is not None and self.processes.any(self._seconds() >= self.budget):
+            self.out_of_time = True
+        return self.out_of_time
 
     def _end_epoch(self) -> None:
         losses = {name: total / steps for name, (total, steps) in self.sums.items()}
@@ -308,7 +332,8 @@ class _Run:
 
     def result(self) -> FitResult:
         self.system.eval()
-        return FitResult(self.system, self.step, self.epoch, tuple(self.history), self.best, self.stopped)
+        result = (self.system, self.step, self.epoch, tuple(self.history), self.best, self.stopped)
+        return FitResult(*result, out_of_time=self.out_of_time)
 
     @contextmanager
     def _hook(self, *stream: str | int) -> Iterator[None]:
@@ -346,6 +371,7 @@ class _Run:
             "history": self.history,
             "metrics": self.metrics.settle(),
             "identity": self.identity,
+            **({} if self.budget is None else {"spent": self._seconds(), "out_of_time": self.out_of_time}),
         }
 
     def _metrics_path(self) -> Path | None:
@@ -367,6 +393,7 @@ class _Run:
         state = found.state
         self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
         self.stopped, self.since_best, self.best = state["stopped"], state["since_best"], state["best"]
+        self.out_of_time, self.spent = state.get("out_of_time", False), state.get("spent", 0.0)
         self.sums = {name: (total, steps) for name, (total, steps) in state["sums"].items()}
         self.history, self.metrics_bytes = state["history"], state["metrics"]
         if found.path.name == "final":

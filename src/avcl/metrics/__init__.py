@@ -30,6 +30,7 @@ from avcl.metrics.classification import (
     sentiment,
     top_k_accuracy,
 )
+from avcl.metrics.curves import PrecisionRecall, precision_recall
 from avcl.metrics.detection import DetectionPrecision, Objects, detection_precision
 from avcl.metrics.events import (
     EventScores,
@@ -97,6 +98,7 @@ from avcl.metrics.separation import (
     si_sdr,
     snr,
 )
+from avcl.metrics.significance import holm, sign_flip_test, spearman
 from avcl.metrics.speech import (
     SpeechErrors,
     SpeechScores,
@@ -129,6 +131,7 @@ __all__ = [
     "MultilabelPrecision",
     "Objects",
     "Offsets",
+    "PrecisionRecall",
     "Ranking",
     "Reliability",
     "Sentiment",
@@ -169,6 +172,7 @@ __all__ = [
     "frechet_infinity",
     "frechet_of_moments",
     "heat_mask",
+    "holm",
     "in_order",
     "inception_score",
     "informativity",
@@ -187,6 +191,7 @@ __all__ = [
     "pesq",
     "pointing_game",
     "pool_clips",
+    "precision_recall",
     "random_ranking",
     "rank",
     "rank_scores",
@@ -200,8 +205,10 @@ __all__ = [
     "segment_spans",
     "sentiment",
     "si_sdr",
+    "sign_flip_test",
     "snr",
     "span_iou",
+    "spearman",
     "speech_errors",
     "stoi",
     "success_auc",

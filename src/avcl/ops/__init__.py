@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from avcl.ops.archive import Embed, Export, Features, IndexBuild, IndexInfo, IndexRemove, IndexUpdate, Search
 from avcl.ops.base import Op
+from avcl.ops.compare import Compare
 from avcl.ops.events import Events
 from avcl.ops.generate import Generate
 from avcl.ops.learn import Demo, Evaluate, Train, World
@@ -16,6 +17,7 @@ from avcl.ops.look import Describe, Doctor, List, Probe
 from avcl.ops.recognize import Recognize
 from avcl.ops.separate import Separate
 from avcl.ops.sync import Sync
+from avcl.ops.verify import Verify
 
 VERBS: tuple[type[Op], ...] = (
     Doctor,
@@ -23,6 +25,7 @@ VERBS: tuple[type[Op], ...] = (
     World,
     Train,
     Evaluate,
+    Compare,
     Embed,
     Features,
     Export,
@@ -39,5 +42,6 @@ VERBS: tuple[type[Op], ...] = (
     Sync,
     List,
     Describe,
+    Verify,
     Demo,
 )

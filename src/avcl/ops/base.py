@@ -41,6 +41,10 @@ class Op(BaseModel):
         """One result as a person reads it."""
         return "  ".join(f"{k} {short(v)}" for k, v in result.items())
 
+    def closing(self, results: list[dict[str, Any]]) -> str:
+        """What a person reads after all results; nothing by default."""
+        return ""
+
     def status(self, results: list[dict[str, Any]]) -> int:
         """The exit status after all results: 0, or 1 where a check failed."""
         return 0

@@ -88,7 +88,9 @@ class Train(ReadsData):
         None, ge=0, description="clips decoded and encoded at a time, for batches larger than the memory (0: all)"
     )
     set: list[str] = Field(default_factory=list, description="settings of the system, key=value")
-    select: Literal["pair", "class"] = Field("pair", description="what the kept epoch is best at in the val part")
+    select: Literal["pair", "class", "group"] = Field(
+        "pair", description="what the kept epoch is best at in the val part"
+    )
     force: bool = Field(False, description="replace another run in the folder")
 
     def run(self, *, progress: bool = False) -> Iterator[dict[str, Any]]:

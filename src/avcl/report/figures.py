@@ -231,7 +231,9 @@ def direction_words(direction: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- matplotlib
-def _svg(draw: Callable[[Any], None], words: str, name: str, *, height: float = 3.4, columns: int = 0) -> str:
+def _svg(
+    draw: Callable[[Any], None], words: str, name: str, *, height: float = 3.4, columns: int = 0, width: float = 6.2
+) -> str:
     """Run ``draw`` on one axes (or ``columns`` of them) and return an accessible inline SVG without fixed size."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -247,7 +249,7 @@ def _svg(draw: Callable[[Any], None], words: str, name: str, *, height: float = 
     }
     with rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*[Gg]lyph.*")  # the browser's fonts draw the text, not DejaVu
-        figure = Figure(figsize=(max(1, columns) * 5.2 if columns > 1 else 6.2, height), layout="constrained")
+        figure = Figure(figsize=(max(1, columns) * 5.2 if columns > 1 else width, height), layout="constrained")
         figure.patch.set_alpha(0)
         if columns:
             draw(list(figure.subplots(1, columns, squeeze=False)[0]))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from avcl.files import finite, write_atomic
 from avcl.report.figures import short
@@ -14,13 +16,18 @@ from avcl.types import Report, jsonable
 
 
 def write_page(path: str | Path, report: Report, *, title: str, **parts: str) -> None:
-    """The page with these parts (HTML), whole or not at all; nothing in it points to the network."""
+    """The page of one report with these parts (HTML), whole or not at all; nothing in it points to the network."""
+    write_parts(path, title=title, meta=meta(report), details=details(report), value=report.as_dict(), **parts)
+
+
+def write_parts(path: str | Path, *, title: str, meta: str, details: str, value: Any, **parts: str) -> None:
+    """A page: ``meta`` its line of facts (HTML), ``details`` plain text, ``value`` what programs find in it as JSON."""
     known = {"warnings": "", "tiles": "", "charts": "", "gallery": "", "tables": "", "glossary": "", "lead": ""}
     page = Template(files("avcl.report").joinpath("page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        meta=meta(report),
-        details=escape(details(report)),
-        json=json.dumps(finite(report.as_dict())).replace("<", "\\u003c"),
+        meta=meta,
+        details=escape(details),
+        json=json.dumps(finite(value)).replace("<", "\\u003c"),
         **{**known, **parts},
     )
     write_atomic(path, page)
@@ -38,7 +45,12 @@ def meta(report: Report) -> str:
         f"task {report.task}",
         f"data {report.data}",
     ]
-    return "".join(f"<span>{escape(short(s, 80))}</span>" for s in spans if s)
+    return facts(spans)
+
+
+def facts(words: Iterable[str]) -> str:
+    """The line of facts under the title."""
+    return "".join(f"<span>{escape(short(s, 80))}</span>" for s in words if s)
 
 
 def details(report: Report) -> str:

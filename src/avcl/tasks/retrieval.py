@@ -173,7 +173,7 @@ class Retrieval:
             labels.append(batch.label.cpu())
             for name in names:
                 contents.setdefault(name, []).extend(_content(batch.streams[name]))
-                shown = _only(batch, name).to(device)
+                shown = only_modality(batch, name).to(device)
                 for other in names:
                     if other != name:
                         with torch.inference_mode():
@@ -342,7 +342,7 @@ def _mean(rows: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in first}
 
 
-def _only(batch: Batch, modality: str) -> Batch:
+def only_modality(batch: Batch, modality: str) -> Batch:
     """The batch with nothing but the streams of one modality (``audio+text``: of both); no label, no extras."""
     parts = modality.split("+")
     own = {p for part in parts for p in (part, *FURTHER_STREAMS.get(part, ()))}

@@ -24,6 +24,8 @@ import torch
 from avcl.data.dataset import Data
 from avcl.data.derived import Derived
 from avcl.data.feature_files import read_arrays
+from avcl.data.official import Entry, Part
+from avcl.data.official_media import MediaSet
 from avcl.errors import DataError, LabelError, MissingFile, did_you_mean
 from avcl.files import write_atomic
 from avcl.media import VIDEO_SUFFIXES
@@ -272,3 +274,35 @@ class Labeled(Derived):
         row = self.rows[clip.id]
         extras = {**clip.extras, "segments": torch.tensor(row.segments)}
         return replace(clip, label=row.label, group=row.video, extras=extras)
+
+
+# ------------------------------------------------------------------------------------------------------- as other sets
+def _entries(folder: Path) -> Iterator[Entry]:
+    if not (folder / "Annotations.txt").is_file():
+        return
+    for row in read(folder).rows:
+        yield Entry(
+            id=row.id,
+            part=row.split or "in no split",
+            split=row.split,
+            label=LABELS[row.label],
+            group=row.video,
+            media=(Part("video", (row.video,)),),
+            info={"event_start": str(row.start), "event_end": str(row.end)},
+        )
+
+
+SET = MediaSet(
+    name="ave",
+    title="AVE: audio-visual events",
+    about="10 s videos, one of 28 events a video, a label for every second",
+    license="none stated; the videos are their owners'",
+    source="https://github.com/YapengTian/AVE-ECCV18",
+    citation=(
+        "Y. Tian, J. Shi, B. Li, Z. Duan, C. Xu. Audio-visual event localization in unconstrained videos. ECCV 2018."
+    ),
+    counts=OFFICIAL,
+    lists=("Annotations.txt", "train_order.h5", "val_order.h5", "test_order.h5"),
+    labels=LABELS,
+    read=_entries,
+)
