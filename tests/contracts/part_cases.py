@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from avcl.encoders import autoregressive, conv3d, decoders, patches, recurrent, resnet, text, unet, vggish, waveform
 from avcl.encoders.audio import LogMelConv
+from avcl.encoders.clip_perceptron import ClipPerceptron
+from avcl.encoders.clip_vector import ClipVector
 from avcl.encoders.conv2d import ChangeConv, FrameConv
 from avcl.encoders.faces import PlacedConv
 from avcl.encoders.mlp import MLP
 from avcl.encoders.segments import CellConv
 from avcl.encoders.skeleton import SkeletonConv
+from avcl.encoders.spoken import ResDAVEnet
 from avcl.encoders.tokens import TokenConv
 from avcl.nn import (
     aggregation,
@@ -28,7 +31,7 @@ from avcl.nn import (
     transformer,
     translation,
 )
-from avcl.types import Kind, Stream
+from avcl.types import Kind, Stream, StreamSpec
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,17 @@ def vector(module: nn.Module, stream: Stream, condition: Stream) -> Stream:
 ENCODERS: dict[str, Case] = {
     "MLP": Case(lambda: MLP(6, hidden=8, dim=4, dropout=0.1), (X,)),
     "MLP: map": Case(lambda: MLP(6, hidden=8, dim=4, depth=2), (MAP,)),
+    "ClipPerceptron": Case(
+        lambda: ClipPerceptron(StreamSpec("features", (6,), 2.0), hidden=(8,), dim=4, activation="gelu"),
+        (X,),
+        limits={"order": "normalizes its inputs over the batch"},
+    ),
+    "ClipVector: sound": Case(
+        lambda: ClipVector(StreamSpec("audio", (1,), 8000.0), seconds=0.5, frames=2), (SOUND,)
+    ),
+    "ClipVector: pictures": Case(
+        lambda: ClipVector(StreamSpec("video", (3, 20, 24), 8.0), seconds=1.0, frames=2), (PICTURES,)
+    ),
     "TokenConv": Case(lambda: TokenConv(8, dim=8), (TOKENS,)),
     "FrameConv": Case(lambda: FrameConv((4, 6, 8)), (PICTURES,)),
     "PlacedConv": Case(lambda: PlacedConv((20, 24), dim=6, widths=(4, 6)), (PICTURES,)),
@@ -114,6 +128,7 @@ ENCODERS: dict[str, Case] = {
         limits={"order": "the batch norm of the paper takes its statistics over all clips"},
     ),
     "SpectrumResNet": Case(lambda: resnet.SpectrumResNet(**SMALL), (SPECTRUM,)),
+    "ResDAVEnet": Case(lambda: ResDAVEnet(bands=16, widths=(4, 6), depths=(1, 1), kernel=3), (SOUND,)),
     "LogMelResNet": Case(lambda: resnet.LogMelResNet(**SMALL, bands=16), (SOUND,)),
     # From two frames on: of one alone torch 2.13 makes wrong numbers in bfloat16 on a processor (3-D convolution).
     "VideoResNet": Case(lambda: conv3d.VideoResNet(**SMALL), (replace(PICTURES, least=2),)),
@@ -268,6 +283,7 @@ OTHERS: dict[str, str] = {
     "ChannelNorm": "a norm of tensors of any rank, without a clock",
     "PictureTower": "gives a pooled vector and a sequence; made of FrameConv and ChangeConv, which have cases",
     "SoundTower": "gives a pooled vector and a sequence; made of LogMelConv, which has a case",
+    "CanonicalPair": "two networks and a closed form; tests/unit/test_encoders_clip_perceptron.py",
     "ClusterCCA": "a closed form of vectors without parameters; tests/unit/test_nn_canonical.py",
     "WhatWhen": "takes a pooled vector and a sequence; tests/unit/test_encoders.py has its equation",
     "Tower": "the base of pretrained towers, which tests/unit/test_pretrained.py holds to the contract",
@@ -292,4 +308,5 @@ OTHERS: dict[str, str] = {
     **dict.fromkeys(("EventTerms", "SegmentMatch"), "losses of segments; tests/unit/test_systems_events.py"),
     "Standardize": "a scale of columns without parameters or a clock; tests/unit/test_sew.py",
     "FrozenClassifier": "what another module says, without a clock of its own",
+    "Spelling": "takes words, not a stream; tests/unit/test_encoders_phrases.py",
 }

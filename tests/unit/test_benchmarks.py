@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from avcl.data import collate
+from avcl.system import Step
+
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = {
     "objectives.py": ["--only", "info_nce", "triplet, hard", "--rounds", "1"],
@@ -20,6 +24,7 @@ SMOKE = {
     "correlation.py": [],
     "gradient_cache.py": [],
     "encoders.py": [],
+    "systems.py": [],
 }
 
 
@@ -82,6 +87,41 @@ def test_attention_beside_torch_is_one_computation(load) -> None:
         assert float(values[0].abs().max()) > 0.01, name
         for other in values[1:]:
             assert torch.allclose(values[0], other, atol=script.NEAR), name
+
+
+@torch.no_grad()
+def test_every_script_takes_the_step_of_its_system(load) -> None:
+    script = load("systems")
+    rows = script.data(90)
+    some = list(range(60))
+    batch = collate([rows.clip(i) for i in some]).to("cpu")
+    for name, (_, _, kind) in script.SYSTEMS.items():
+        system = script.system_of(name, rows)
+        side = kind(system, rows)
+        side.strength = script.ACMRConfig().adversarial * (2 / (1 + math.exp(-5.0)) - 1)
+        system.eval()
+        ours, _ = system(batch, Step(1, 2, 0, 0.5, torch.Generator()))
+        theirs = side.losses(torch.tensor(some))
+        assert ours.keys() == theirs.keys(), name
+        for term, value in ours.items():
+            assert abs(float(value)) > 1e-5, (name, term)
+            assert float(value) == pytest.approx(float(theirs[term]), rel=1e-4), (name, term)
+    a, v, label = script.embedded(80)
+    values = [call(a, v, label) for call in script.MAPS.values()]
+    assert values == pytest.approx([values[0]] * 3, abs=1e-6)
+
+
+def test_the_steps_of_both_sides_change_the_same_parameters(load) -> None:
+    script = load("systems")
+    rows = script.data(220)
+    for name, (_, _, kind) in script.SYSTEMS.items():
+        moved = []
+        for make in (script.Ours, kind):
+            system = script.system_of(name, rows)
+            before = {key: p.detach().clone() for key, p in system.named_parameters()}
+            make(system, rows).steps(2)
+            moved.append({key for key, p in system.named_parameters() if not torch.equal(p, before[key])})
+        assert moved[0] == moved[1] != set(), name
 
 
 def test_the_cost_of_a_second_counts_from_a_minute_on(load) -> None:
