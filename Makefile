@@ -54,6 +54,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/correlation.py
 	$(BIN)/python benchmarks/gradient_cache.py
 	$(BIN)/python benchmarks/encoders.py
+	$(BIN)/python benchmarks/systems.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py

@@ -32,10 +32,10 @@ SETTINGS: Mapping[str, Any] = {
     "learning_rate": 3e-3,
     "warmup": 0.25,
     "clip": 0.32,
-    "epochs": 30,
-    "adversary_from": 0.95,
+    "epochs": 20,
+    "adversary_from": 0.9,
 }
-JUDGE_EPOCHS = 60
+JUDGE_EPOCHS = 40
 CONTROLS = ("untrained", "wrong partner", "best fixed sentence")
 
 
