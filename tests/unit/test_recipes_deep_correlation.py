@@ -74,3 +74,16 @@ def test_deep_correlation(module: ModuleType, tmp_path: Path) -> None:
     for system, candidates in (*module.FEATURES.values(), *module.DIGITS.values()):
         for settings in candidates:
             discover.system_class(system).Config.from_json(settings)
+
+
+def test_wikipedia_systems(module: ModuleType, tmp_path: Path) -> None:
+    recipe = importlib.import_module("wikipedia_systems")
+    dscmr = {"epochs": 1, "batch_size": 16, "hidden": 16, "dim": 8}
+    systems = {"cca": ("cca", [{"components": 2}]), "zhen2019_dscmr": ("zhen2019_dscmr", [dscmr])}
+    found = recipe.run(made_up(tmp_path), systems=systems)
+    [made] = found["tables"]
+    assert {row[0] for row in made["rows"]} == set(systems)
+    assert set(found["above_semantic_correlation_matching"]) <= {"zhen2019_dscmr"}
+    for name, candidates in recipe.SYSTEMS.values():
+        for settings in candidates:
+            discover.system_class(name).Config.from_json(settings)  # every setting is one that the system has
