@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import avcl
 from avcl import trials
 from avcl.data import collate
 from avcl.data.derived import Kept
@@ -52,7 +53,10 @@ def draw(model_folder: Path, out: Path) -> str:
     world = trials.world_of(trial, clips=CLIPS, split="test").configure(model.inputs)
     fit = trials.world_of(trial, clips=trial.clips, split="train").configure(model.inputs)
     kept, task = Kept(world), Speech(bootstrap=0, **trial.protocol)
-    outputs = task.predict(model.system, kept, fit=fit)
+    reads = {"sample_rate": model.inputs.sample_rate, "fps": model.inputs.fps, "size": model.inputs.size}
+    settings = reads | dict(task.judge_settings(fit))
+    judge = avcl.train(task.judge, Kept(fit), seed=task.seed, settings=settings, workers=0)
+    outputs = task.predict(model.system, kept, fit=fit, judge=judge)
     scores = task.score(outputs).scores
     said, heard = strings_of(outputs["said"]), strings_of(outputs["heard"])
     batch = collate([kept.clip(i) for i in range(SHOWN)]).to("cpu")

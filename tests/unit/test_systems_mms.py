@@ -45,17 +45,18 @@ def amm(**settings) -> AMM:
 # ------------------------------------------------------------------------------------------------------------------ MMS
 def test_masked_margin_softmax_with_and_without_mask() -> None:
     apart, pair = bare("a", "b", "c"), bare("a", "a", "c")
-    plain = mms(normalize=False)
+    plain = mms()
     assert plain.similarity_name == "dot"
+    assert mms(normalize=True).similarity_name == "cosine"
     assert float(plain.losses(ROWS, apart, at())["mms"]) == pytest.approx(2.712688, abs=1e-5)
     assert float(plain.losses(ROWS, pair, at())["mms"]) == pytest.approx(2.201760, abs=1e-5)
-    assert float(mms(normalize=False, mask=False).losses(ROWS, pair, at())["mms"]) == pytest.approx(2.712688, abs=1e-5)
-    none = mms(normalize=False, margin=0.0)
+    assert float(mms(mask=False).losses(ROWS, pair, at())["mms"]) == pytest.approx(2.712688, abs=1e-5)
+    none = mms(margin=0.0)
     assert float(none.losses(ROWS, apart, at())["mms"]) == pytest.approx(2.711283, abs=1e-5)
     # Two captions of one picture alone: nothing to tell apart.
     two = {name: value[:2] for name, value in ROWS.items()}
     assert float(plain.losses(two, bare("a", "a"), at())["mms"]) == 0.0
-    info = mms(margin=0.0, temperature=0.5)  # δ = 0: InfoNCE, the sum of its two directions
+    info = mms(margin=0.0, normalize=True, temperature=0.5)  # δ = 0: InfoNCE, the sum of its two directions
     assert float(info.losses(ROWS, apart, at())["mms"]) == pytest.approx(1.843389 + 1.704854, abs=1e-5)
 
 
@@ -65,7 +66,7 @@ def test_the_margin_grows_with_the_steps() -> None:
     assert growing(1000) == pytest.approx(0.001002)
     assert growing(100_000) == pytest.approx(0.001221159, abs=1e-9)
     assert mms(growth=1.0).margin(100_000) == 0.001
-    big = mms(normalize=False, margin=0.1)
+    big = mms(margin=0.1)
     assert big.losses(ROWS, bare("a", "b", "c"), at(10**5))["mms"] > big.losses(ROWS, bare("a", "b", "c"), at())["mms"]
 
 
@@ -139,6 +140,7 @@ def pairs(n: int, seed: int) -> FeatureData:
 
 LEARNS = [
     ("ilharco2019_mms", {"dim": 16}),
+    ("ilharco2019_mms", {"dim": 16, "normalize": True}),
     ("ilharco2019_mms", {"dim": 16, "objective": "triplet", "margin": 0.2}),
     ("monfort2021_spoken_moments_amm", {"dim": 16, "hidden": 32}),
     ("monfort2021_spoken_moments_amm", {"dim": 16, "hidden": 32, "normalize": True}),

@@ -62,7 +62,7 @@ CARD = Card(
         "them.",
         "The picture tower learns along instead of starting from ImageNet, on pictures of the data's own size.",
         "Mean and maximum over the cells side by side, not the mean alone: a small network keeps what is small.",
-        "Unit length and a scale of 1 / .07 by default, because with cosines at scale 1 the loss hardly moves.",
+        "Plain dot products by default, as in AVLnet's code of the loss; unit embeddings need a scale, and learn later.",
         "AdamW with warm-up and cosine instead of an exponentially falling rate: the one loop of this library.",
         "No corpus of synthetic speech comes with this library; the generated world speaks its captions.",
     ),
@@ -82,7 +82,7 @@ class MMSConfig(MediaConfig):
     margin: float = 0.001  # δ at the start (mms), or the margin on the cosine (triplet: .2 or so)
     growth: float = 1.002  # of δ; 1: constant, as in AVLnet's code
     every: int = 1000  # steps until δ grows
-    normalize: bool = True
+    normalize: bool = False
     temperature: float = 0.07  # τ = 1 / s of unit embeddings; without normalize s = 1
     mask: bool = True  # clips of one group are no negatives of each other
     widths: tuple[int, ...] = (16, 32, 64, 128)  # of the residual stages, of both towers
@@ -133,14 +133,14 @@ TRIAL = Trial(
     clips=2000,
     fresh=False,
     settings={
-        "epochs": 14,
-        "batch_size": 32,  # more steps for the same clips: the first hundreds of them show nothing yet
+        "epochs": 8,
+        "batch_size": 32,
         "sample_rate": 8000,
         "fps": 4.0,
         "window": 4.0,
         "dim": 128,
         "frames": 2,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
     },
     short={"epochs": 8, "batch_size": 16},
     short_clips=48,

@@ -125,7 +125,7 @@ TRIAL = Trial(
     clips=2000,
     fresh=False,
     settings={
-        "epochs": 10,
+        "epochs": 6,
         "batch_size": 32,
         "sample_rate": 8000,
         "fps": 4.0,
