@@ -91,7 +91,7 @@ def draw(model_folder: Path, out: Path) -> str:
 
 def _mouths(model: Model, video: Stream, row: int) -> np.ndarray:
     """``FRAMES`` crops of the mouth side by side [h, w · FRAMES, 3]."""
-    top, bottom, left, right = model.config.mouth
+    top, bottom, left, right = model.system.config.mouth
     height, width = video.data.shape[3:]
     at = np.linspace(0, video.data.shape[1] - 1, FRAMES).astype(int)
     crop = video.data[row, at, :, int(top * height) : int(bottom * height), int(left * width) : int(right * width)]

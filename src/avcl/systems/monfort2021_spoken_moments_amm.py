@@ -128,8 +128,8 @@ class AMMConfig(MediaConfig):
         )
 
 
-# Captions of one thing, which are short and tell it from 359 others; a small batch, as the epochs are few. Dot products,
-# because unit embeddings at scale 1 / τ all become one before the first pair is told apart.
+# Captions of one thing, which are short and tell it from 359 others; a small batch, as the epochs are few. Dot
+# products, because unit embeddings at scale 1 / τ all become one before the first pair is told apart.
 TRIAL = Trial(
     task="retrieval",
     preset="captions",
