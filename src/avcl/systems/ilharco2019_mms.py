@@ -62,7 +62,7 @@ CARD = Card(
         "them.",
         "The picture tower learns along instead of starting from ImageNet, on pictures of the data's own size.",
         "Mean and maximum over the cells side by side, not the mean alone: a small network keeps what is small.",
-        "Plain dot products by default, as in AVLnet's code; unit embeddings need a scale, and learn later.",
+        "Plain dot products by default, as in AVLnet's code; unit ones need a scale, and learn later.",
         "AdamW with warm-up and cosine instead of an exponentially falling rate: the one loop of this library.",
         "No corpus of synthetic speech comes with this library; the generated world speaks its captions.",
     ),
