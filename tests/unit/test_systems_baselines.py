@@ -427,7 +427,8 @@ def test_both_players_of_acmr_get_what_is_theirs() -> None:
     assert not reached("discriminate", networks.parameters)
     assert reached("semantic", system.head.parameters())
     strength = 0.5 * np.tanh(0.5 * 10 * 0.5)  # γ at half of the training
-    assert float(terms["mislead"]) == pytest.approx(-strength * float(terms["discriminate"]), rel=1e-4)
+    mislead, discriminate = (float(terms[name].detach()) for name in ("mislead", "discriminate"))
+    assert mislead == pytest.approx(-strength * discriminate, rel=1e-4)
     assert system.losses(encoded, batch, at("discriminator")).keys() == {"discriminate"}
 
 
