@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from avcl.comparison.study import Comparison
 from avcl.files import finite, write_json
 from avcl.types import Report, jsonable
 
@@ -69,3 +70,39 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def standings(made: Comparison) -> list[list[Any]]:
+    """A line a system, best first: mean mAP, its interval, directions, p, size, cost, the papers' figure."""
+    papers = made.table.order.papers if made.table.order else {}
+    found = []
+    for row in made.table.rows:
+        if not row.scores:
+            found.append([row.system, row.state, row.why])
+            continue
+        ways = {d: round(m["mAP"].mean, 4) for d, m in row.scores.items() if d != "mean"}
+        seconds, milliseconds = (None if v is None else round(v.mean, 3) for v in (row.train_s, row.embed_ms))
+        span = [round(x, 4) for x in row.interval] if row.interval else None
+        paper = papers[row.system].value if row.system in papers else None
+        found.append(
+            [row.system, round(row.mean, 4), span, *ways.values(), row.p, row.params, seconds, milliseconds, paper]
+        )
+    return found
+
+
+def compared(made: Comparison, title: str, about: str) -> dict[str, Any]:
+    """What ``results/`` keeps of a comparison."""
+    order, ways = made.table.order, [d.replace("_", " ") for d in made.table.chance if d != "mean"]
+    columns = ["system", "mean mAP", "interval", *ways, "p", "numbers", "train s", "embed ms", "published"]
+    said = ""
+    if order is not None:
+        said = f" Spearman's correlation with the papers' order: {order.rho:.2f} [{order.low:.2f}, {order.high:.2f}]."
+    chance = made.table.chance.get("mean", {}).get("mAP", float("nan"))
+    return {
+        "title": title,
+        "about": f"{about} Chance {chance:.3f}; p against {made.table.baseline}, paired permutations of queries, Holm."
+        + said,
+        "tables": [{"columns": columns, "rows": standings(made)}],
+        "order": None if order is None else order._asdict(),
+        "runs": made.lines(),
+    }

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from avmnist import read
-from common import write_table
-from vegas_world import result
+from common import compared, write_table
 
 import avcl
 from avcl.data import Loader
@@ -92,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(made)
     write_json(
         given.results / "retrieval" / "compare_digits.json",
-        finite(jsonable(result(made, "Every system that fits, on spoken and written digits", about))),
+        finite(jsonable(compared(made, "Every system that fits, on spoken and written digits", about))),
     )
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import compared
 
 import avcl
-from avcl.comparison.study import Comparison
 from avcl.data import Loader
 from avcl.data.world import PRESETS, World
 from avcl.encoders.audio import LogMelConv
@@ -89,42 +89,6 @@ def made_of_world(path: Path, *, share: float, seed: int = 0) -> Path:
     return path
 
 
-def lines(made: Comparison) -> list[list[Any]]:
-    """A line a system, best first: mean mAP, its interval, directions, p, size, cost, the papers' figure."""
-    papers = made.table.order.papers if made.table.order else {}
-    found = []
-    for row in made.table.rows:
-        if not row.scores:
-            found.append([row.system, row.state, row.why])
-            continue
-        ways = {d: round(m["mAP"].mean, 4) for d, m in row.scores.items() if d != "mean"}
-        seconds, milliseconds = (None if v is None else round(v.mean, 3) for v in (row.train_s, row.embed_ms))
-        span = [round(x, 4) for x in row.interval] if row.interval else None
-        paper = papers[row.system].value if row.system in papers else None
-        found.append(
-            [row.system, round(row.mean, 4), span, *ways.values(), row.p, row.params, seconds, milliseconds, paper]
-        )
-    return found
-
-
-def result(made: Comparison, title: str, about: str) -> dict[str, Any]:
-    """What ``results/`` keeps of a comparison."""
-    order, ways = made.table.order, [d.replace("_", " ") for d in made.table.chance if d != "mean"]
-    columns = ["system", "mean mAP", "interval", *ways, "p", "numbers", "train s", "embed ms", "published"]
-    said = ""
-    if order is not None:
-        said = f" Spearman's correlation with the papers' order: {order.rho:.2f} [{order.low:.2f}, {order.high:.2f}]."
-    chance = made.table.chance.get("mean", {}).get("mAP", float("nan"))
-    return {
-        "title": title,
-        "about": f"{about} Chance {chance:.3f}; p against {made.table.baseline}, paired permutations of queries, Holm."
-        + said,
-        "tables": [{"columns": columns, "rows": lines(made)}],
-        "order": None if order is None else order._asdict(),
-        "runs": made.lines(),
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--share", type=float, default=0.25, help="of the counts of VEGAS")
@@ -150,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(made)
     write_json(
         given.results / "retrieval" / "vegas_world.json",
-        finite(jsonable(result(made, "The published VEGAS table, on clips of the world", about))),
+        finite(jsonable(compared(made, "The published VEGAS table, on clips of the world", about))),
     )
 
 

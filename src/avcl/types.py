@@ -127,6 +127,10 @@ class Batch:
             raise BatchError(f"the batch has no {', '.join(missing)} (it has {', '.join(self.streams) or 'nothing'}).")
         return tuple(self.streams[name] for name in names)
 
+    def complete(self, *names: str) -> Tensor:
+        """[B] bool: the clips of which something of every stream ``names`` was recorded."""
+        return torch.stack([stream.mask.any(1) for stream in self.require(*names)]).all(0)
+
     def without(self, *names: str) -> Batch:
         """The same clips with these streams removed: a task hands a system no more than it may see."""
         return replace(self, streams={k: v for k, v in self.streams.items() if k not in names})

@@ -113,7 +113,7 @@ class CanonicalPair(nn.Module):
         """The outputs of both networks [B, k], and which rows have both modalities, "both" [B]."""
         streams = dict(zip(self.views, batch.require(*self.views), strict=True))
         encoded = {name: self.views[name](stream) for name, stream in streams.items()}
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def rows(self, encoded: Mapping[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The outputs of the rows that have both modalities, and their labels (zeros where none are needed)."""

@@ -41,6 +41,16 @@ def summarize(stream: Stream, spec: StreamSpec, *, seconds: float, vocabulary: i
     return masked_mean(counts.to(torch.float64), stream.mask)
 
 
+def column_scale(variance: Tensor, spec: StreamSpec, *, standardize: bool = False) -> Tensor:
+    """Factor of each column of a summary, from its ``variance`` [D]: one over its deviation for media (0 where a column
+    is constant); one for features, unless ``standardize``.
+    """
+    if spec.kind in ("features", "map") and not standardize:
+        return torch.ones_like(variance)
+    constant = variance <= 1e-12 * variance.max()
+    return torch.where(constant, 0, variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt())
+
+
 def _audio(stream: Stream, seconds: float) -> Tensor:
     mel = log_mel_stream(stream, bands=MELS)
     step = (mel.data[:, 1:] - mel.data[:, :-1]).abs()

@@ -161,7 +161,7 @@ class ACMR(system.System):
         for name, stream in streams.items():
             view = cast(ClipPerceptron, self.views[name])
             encoded[name], encoded[f"{name}:x"] = view(stream).float().tanh(), view.clip(stream).detach().float()
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         """Of the networks "semantic", "metric" and "mislead", of the discriminator "discriminate"; weights included."""

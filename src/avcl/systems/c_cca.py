@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from avcl import system
-from avcl.encoders.statistics import summarize, summary_dim
+from avcl.encoders.statistics import column_scale, summarize, summary_dim
 from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.objectives.cluster_correlation import ClusterMoments, add_cluster_moments, cluster_covariance
 from avcl.objectives.correlation import canonical_directions
@@ -147,7 +147,7 @@ class CCCA(system.System):
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Which clips have all modalities [B] bool, and the labels of those."""
-        kept = torch.stack([stream.mask.any(1) for stream in batch.require(*self.modalities)]).all(0)
+        kept = batch.complete(*self.modalities)
         label = batch.label[kept]
         if bool((label < 0).any()):
             raise BatchError("c_cca needs a label for every clip.", hint="cca and infonce need none.")
@@ -155,7 +155,9 @@ class CCCA(system.System):
 
     def _solve(self, mean: Tensor, covariance: Tensor) -> None:
         variance = covariance.diagonal()
-        scale = torch.cat([self._scale(n, v) for n, v in self._split(variance).items()])
+        streams, standardize = self.spec.streams, self.config.standardize
+        parts = self._split(variance).items()
+        scale = torch.cat([column_scale(v, streams[n], standardize=standardize) for n, v in parts])
         scaled, ridge = covariance * scale * scale[:, None], [self.config.ridge] * len(self.sizes)
         if self.config.ridge_unit == "eigenvalue":
             ridge = [self.config.ridge * float(part.mean()) for part in self._split(scaled.diagonal()).values()]
@@ -167,13 +169,6 @@ class CCCA(system.System):
 
     def _split(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.modalities, values.split(self.sizes), strict=True))
-
-    def _scale(self, name: str, variance: Tensor) -> Tensor:
-        """Factor of each column: one over its standard deviation for media, one for features unless asked."""
-        if self.spec.streams[name].kind in ("features", "map") and not self.config.standardize:
-            return torch.ones_like(variance)
-        constant = variance <= 1e-12 * variance.max()
-        return torch.where(constant, 0, variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt())
 
     def _project(self, x: Tensor, name: str) -> Tensor:
         return (x - self._split(self.mean)[name]) @ self._split(self.weight)[name]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from avcl import system
-from avcl.encoders.statistics import summarize, summary_dim
+from avcl.encoders.statistics import column_scale, summarize, summary_dim
 from avcl.errors import BatchError, ConfigError, did_you_mean
 from avcl.objectives.correlation import Moments, add_moments, canonical_directions
 from avcl.system import MAX, MediaConfig, Step, Trial
@@ -126,13 +126,15 @@ class CCA(system.System):
         moments: Moments | None = None
         for batch in batches:
             encoded = self.encode(batch)
-            present = torch.stack([s.mask.any(1) for s in batch.require(*self.modalities)]).all(0)
+            present = batch.complete(*self.modalities)
             moments = add_moments(moments, torch.cat([encoded[n] for n in self.modalities], 1)[present])
         if moments is None or moments.n < 2:
             seen = 0 if moments is None else moments.n
             raise BatchError(f"cca needs at least two clips that have {' and '.join(self.modalities)}, not {seen}.")
         covariance = moments.scatter / (moments.n - 1)
-        scale = torch.cat([self._scale(n, c) for n, c in self._split(covariance.diagonal()).items()])
+        streams, standardize = self.spec.streams, self.config.standardize
+        parts = self._split(covariance.diagonal()).items()
+        scale = torch.cat([column_scale(c, streams[n], standardize=standardize) for n, c in parts])
         scaled = covariance * scale * scale[:, None]
         ridge = [self.config.ridge * float(part.mean()) for part in self._split(scaled.diagonal()).values()]
         found = canonical_directions(scaled, self.sizes, dim=self.components, ridge=ridge)
@@ -147,13 +149,6 @@ class CCA(system.System):
 
     def _split(self, values: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.modalities, values.split(list(self.sizes)), strict=True))
-
-    def _scale(self, name: str, variance: Tensor) -> Tensor:
-        """Factor of each column: one over its standard deviation for media, one for features unless asked."""
-        if self.spec.streams[name].kind in ("features", "map") and not self.config.standardize:
-            return torch.ones_like(variance)
-        constant = variance <= 1e-12 * variance.max()
-        return torch.where(constant, 0, variance.clamp(min=torch.finfo(variance.dtype).tiny).rsqrt())
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         """For the log only: minus the mean cosine of matched projections."""

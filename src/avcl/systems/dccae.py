@@ -122,7 +122,7 @@ class DCCAE(system.System):
         for name, stream in streams.items():
             x = self.vectors[name](stream)
             encoded[name], encoded[f"{name}:x"] = self.encoders[name](x), x
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         c, (codes, _) = self.config, self.pair.rows(encoded, batch)

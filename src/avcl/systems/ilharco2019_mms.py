@@ -206,7 +206,7 @@ class MMS(system.System):
         """Embeddings of captions and pictures [B, D], and which rows have both [B] bool."""
         streams = dict(zip(self.towers, batch.require(*self.towers), strict=True))
         encoded = {name: self._embedding(stream, name) for name, stream in streams.items()}
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def _embedding(self, stream: Stream, name: str) -> Tensor:
         made = self.towers[name](in_unit_range(stream)).float()

@@ -174,7 +174,7 @@ class KCCA(system.System):
     def _rows(self, batches: Iterable[Batch]) -> Iterator[list[Tensor]]:
         """The summaries of the clips that have all modalities, batch by batch."""
         for batch in batches:
-            kept = torch.stack([stream.mask.any(1) for stream in batch.require(*self.modalities)]).all(0)
+            kept = batch.complete(*self.modalities)
             yield [rows[kept] for rows in self.encode(batch).values()]
 
     @torch.no_grad()

@@ -251,7 +251,7 @@ class Speech2Image(system.System):
         """Unit embeddings of captions and pictures [B, D], and which rows have both [B] bool."""
         streams = dict(zip(self.sides, batch.require(*self.sides), strict=True))
         encoded = {name: self._unit(stream, name) for name, stream in streams.items()}
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def _unit(self, stream: Stream, name: str) -> Tensor:
         return nn.functional.normalize(self.sides[name](stream).float(), dim=1)

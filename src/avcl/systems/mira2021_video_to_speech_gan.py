@@ -226,12 +226,7 @@ class VideoToSpeechGAN(system.System):
     # -------------------------------------------------------------------------------------------------------- learning
     def made(self, video: Stream) -> Stream:
         """The sound of the whole clip: [B, T · samples a frame, 1]."""
-        return self._spoken(video)[0]
-
-    def _spoken(self, video: Stream) -> tuple[Stream, Tensor]:
-        """The sound, and the log-mel that the frames announce [B, T · 4, 40]."""
-        read, envelope = self._read(video)
-        return self.decoder(read), envelope
+        return self.decoder(self._read(video)[0])
 
     def _read(self, video: Stream) -> tuple[Stream, Tensor]:
         """What the decoder reads at every frame, and the log-mel that the frames announce [B, T · 4, 40]."""

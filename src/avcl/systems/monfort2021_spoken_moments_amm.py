@@ -252,7 +252,7 @@ class AMM(system.System):
         """Embeddings of pictures and captions [B, D], and which rows have both [B] bool."""
         streams = dict(zip(self.sides, batch.require(*self.sides), strict=True))
         encoded = {name: self._embedding(stream, name) for name, stream in streams.items()}
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def _embedding(self, stream: Stream, name: str) -> Tensor:
         made = self.sides[name](stream).float()

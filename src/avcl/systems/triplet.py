@@ -121,7 +121,7 @@ class Triplet(system.System):
         """z of both modalities [B, dim], and which rows have both modalities, "both" [B]."""
         streams = dict(zip(self.modalities, batch.require(*self.modalities), strict=True))
         encoded = {name: normalize(self.views[name](stream).float(), dim=1) for name, stream in streams.items()}
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
         c, both = self.config, encoded["both"]

@@ -177,7 +177,7 @@ class AMA(system.System):
         for batch in batches:
             streams = batch.require(*self.modalities)
             rows = torch.cat([self._vector(n).summary(s) for n, s in zip(self.modalities, streams, strict=True)], 1)
-            rows = rows[torch.stack([s.mask.any(1) for s in streams]).all(0)]
+            rows = rows[batch.complete(*self.modalities)]
             moments = add_moments(moments, rows) if len(rows) else moments
         if moments is None:
             raise BatchError(f"ama needs clips that have {' and '.join(self.modalities)}.")

@@ -187,7 +187,7 @@ class SDCCA(system.System):
         """The outputs of both networks [B, k], and which rows have both modalities [B]."""
         streams = dict(zip(self.modalities, batch.require(*self.modalities), strict=True))
         encoded = {name: self.views[name](stream) for name, stream in streams.items()}
-        return encoded | {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        return encoded | {"both": batch.complete(*streams)}
 
     def _labeled(self, encoded: Mapping[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The outputs and labels of the rows that have both modalities."""

@@ -163,7 +163,7 @@ class TNNCCCA(system.System):
     def _summaries(self, batch: Batch) -> dict[str, Tensor]:
         """x of both modalities [B, D] in float64, and which rows have both [B]."""
         streams = dict(zip(self.modalities, batch.require(*self.modalities), strict=True))
-        both = torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)
+        both = batch.complete(*streams)
         return {name: self._summary(batch, name) for name in streams} | {"both": both}
 
     def _summary(self, batch: Batch, name: str) -> Tensor:

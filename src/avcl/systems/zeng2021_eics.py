@@ -163,7 +163,7 @@ class EICS(system.System):
     def encode(self, batch: Batch) -> Mapping[str, Tensor]:
         """Of each modality e ("audio explicit" [B, k]), i ("audio implicit" [B, C]), and which rows have both [B]."""
         streams = dict(zip(self.modalities, batch.require(*self.modalities), strict=True))
-        encoded = {"both": torch.stack([stream.mask.any(1) for stream in streams.values()]).all(0)}
+        encoded = {"both": batch.complete(*streams)}
         for name, stream in streams.items():
             encoded[f"{name} explicit"], encoded[f"{name} implicit"] = self._spaces(stream, name)
         return encoded
