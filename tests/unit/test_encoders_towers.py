@@ -17,7 +17,7 @@ from avcl.encoders.conv2d import centered
 from avcl.encoders.conv3d import VideoResNet, middle_channels
 from avcl.encoders.norm import norm_layer
 from avcl.encoders.patches import PatchTransformer, SpectrogramTransformer, VideoTransformer, placed
-from avcl.encoders.resnet import FrameResNet, LogMelResNet, ResidualBlock, SpectrumResNet
+from avcl.encoders.resnet import FrameResNet, LogMelResNet, ResidualBlock, SpectrumResNet, wake
 from avcl.encoders.vggish import VGGish
 from avcl.encoders.waveform import WaveformConv, WaveLayer
 from avcl.errors import BatchError, ConfigError
@@ -149,6 +149,17 @@ def test_padding_of_huge_numbers_and_not_a_numbers_changes_nothing(tower: tuple[
         assert torch.equal(out.mask[:, :steps], alone.mask)
         assert not out.data[:, steps:].any()
     assert not alone.data[~alone.mask].any()
+
+
+@pytest.mark.parametrize("steps", range(9, 17))
+@torch.no_grad()
+def test_a_maximum_of_the_last_steps_does_not_stand_past_the_end(steps: int) -> None:
+    net = SpectrumResNet(widths=(8, 12), depths=(1, 1), strides=(1, 2)).eval()
+    wake(net)  # a new block is its shortcut: only one that speaks can tell what its convolutions see past the end
+    alone = whole(random(2, steps, 16), 64.0)
+    padded = Stream(*(torch.cat([x, torch.zeros_like(x[:, :8])], 1) for x in alone[:2]), alone.rate)
+    short, long = net(alone), net(padded)
+    assert torch.allclose(long.data[:, : short.data.shape[1]], short.data, atol=1e-5)
 
 
 def test_an_empty_item_gives_zeros_and_finite_gradients(tower: tuple[nn.Module, Stream]) -> None:

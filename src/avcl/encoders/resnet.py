@@ -109,8 +109,8 @@ class ResidualTrunk(nn.Module):
             mask = None if mask is None else strided_mask(mask, steps)
             x = keep(nn.functional.relu(norm(conv(x))), mask)
         if self.pool:  # nothing is below zero here: neither an edge nor a step that is missing can win
-            x = nn.functional.max_pool2d(x, 3, stride=2, padding=1)
             mask = None if mask is None else strided_mask(mask, 2)
+            x = keep(nn.functional.max_pool2d(x, 3, stride=2, padding=1), mask)  # a maximum spreads past the end
         for block in self.blocks:
             x, mask = block(x, mask)
         return x, mask
