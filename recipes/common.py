@@ -73,36 +73,56 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def standings(made: Comparison) -> list[list[Any]]:
-    """A line a system, best first: mean mAP, its interval, directions, p, size, cost, the papers' figure."""
+    """A line a system, best first: mean mAP and its interval, R@10 where instances are sought, directions, p, size,
+    cost, the papers' figure."""
     papers = made.table.order.papers if made.table.order else {}
+    width = len(columns(made))
     found = []
     for row in made.table.rows:
         if not row.scores:
-            found.append([row.system, row.state, row.why])
+            line = [row.system, row.state, row.why]
+            found.append(line + [None] * (width - len(line)))
             continue
-        ways = {d: round(m["mAP"].mean, 4) for d, m in row.scores.items() if d != "mean"}
+        ways = [round(m["mAP"].mean, 4) for d, m in row.scores.items() if d != "mean"]
         seconds, milliseconds = (None if v is None else round(v.mean, 3) for v in (row.train_s, row.embed_ms))
         span = [round(x, 4) for x in row.interval] if row.interval else None
         paper = papers[row.system].value if row.system in papers else None
+        recall = [round(row.scores["mean"]["R@10"].mean, 4)] if made.plan.relevance != "class" else []
         found.append(
-            [row.system, round(row.mean, 4), span, *ways.values(), row.p, row.params, seconds, milliseconds, paper]
+            [row.system, round(row.mean, 4), span, *recall, *ways, row.p, row.params, seconds, milliseconds, paper]
         )
     return found
 
 
+def columns(made: Comparison) -> list[str]:
+    """The heads of ``standings``."""
+    ways = [d.replace("_", " ") for d in made.table.chance if d != "mean"]
+    recall = ["mean R@10"] if made.plan.relevance != "class" else []
+    return ["system", "mean mAP", "interval", *recall, *ways, "p", "numbers", "train s", "embed ms", "published"]
+
+
 def compared(made: Comparison, title: str, about: str) -> dict[str, Any]:
     """What ``results/`` keeps of a comparison."""
-    order, ways = made.table.order, [d.replace("_", " ") for d in made.table.chance if d != "mean"]
-    columns = ["system", "mean mAP", "interval", *ways, "p", "numbers", "train s", "embed ms", "published"]
-    said = ""
-    if order is not None:
-        said = f" Spearman's correlation with the papers' order: {order.rho:.2f} [{order.low:.2f}, {order.high:.2f}]."
-    chance = made.table.chance.get("mean", {}).get("mAP", float("nan"))
+    return {"title": title, "about": f"{about} {rules(made)}", **kept(made)}
+
+
+def rules(made: Comparison) -> str:
+    """Chance, what p is, and Spearman's correlation where the papers have figures."""
+    order, blind = made.table.order, made.table.chance.get("mean", {})
+    said = "" if order is None else (
+        f" Spearman's correlation with the papers' order: {order.rho:.2f} [{order.low:.2f}, {order.high:.2f}]."
+    )  # fmt: skip
+    recall = f", R@10 {blind['R@10']:.3f}" if made.plan.relevance != "class" and blind else ""
+    return (
+        f"Chance {blind.get('mAP', float('nan')):.3f}{recall}; p against {made.table.baseline}, paired permutations of "
+        f"queries, Holm.{said}"
+    )
+
+
+def kept(made: Comparison, title: str = "") -> dict[str, Any]:
+    """The table and all runs of one comparison."""
     return {
-        "title": title,
-        "about": f"{about} Chance {chance:.3f}; p against {made.table.baseline}, paired permutations of queries, Holm."
-        + said,
-        "tables": [{"columns": columns, "rows": standings(made)}],
-        "order": None if order is None else order._asdict(),
+        "tables": [{"title": title, "columns": columns(made), "rows": standings(made)}],
+        "order": None if made.table.order is None else made.table.order._asdict(),
         "runs": made.lines(),
     }

@@ -93,10 +93,8 @@ def _av_rows(folder: Path, clips: Sequence[Mapping[str, str]], side: Mapping[str
         yield from windows(c["id"], video, float(c["duration"]), hop, label=c["group"], group=c["group"], split=split)
 
 
-def grid_s1(
-    folder: Path, *, seed: int = 0, limit: int = 0, test: int = 200, systems: Mapping[str, Mapping[str, Any]] = SYSTEMS
-) -> Mapping[str, Any]:
-    """Sentences of one speaker: which voice belongs to this face?"""
+def grid_rows(folder: Path, *, seed: int = 0, limit: int = 0, test: int = 200) -> list[dict[str, Any]]:
+    """Windows of 2 s: many of each training sentence, the middle one of the others."""
     videos = sorted((folder / "video").glob("*.mp4"))
     random.Random(seed).shuffle(videos)
     videos = videos[: limit or None]
@@ -108,6 +106,14 @@ def grid_s1(
         else:
             times = {"start": 0.5, "end": 0.5 + WINDOW}
             rows.append({"id": video.stem, "video": video.resolve(), **times, "group": video.stem, "split": split})
+    return rows
+
+
+def grid_s1(
+    folder: Path, *, seed: int = 0, limit: int = 0, test: int = 200, systems: Mapping[str, Mapping[str, Any]] = SYSTEMS
+) -> Mapping[str, Any]:
+    """Sentences of one speaker: which voice belongs to this face?"""
+    rows = grid_rows(folder, seed=seed, limit=limit, test=test)
     found = compare(rows, seed=seed, systems=systems)
     return {
         "title": "A talking face: which voice belongs to it?",

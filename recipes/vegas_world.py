@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from common import compared
 
 import avcl
 from avcl.data import Loader
-from avcl.data.world import PRESETS, World
+from avcl.data.world import PRESETS, Preset, World
 from avcl.encoders.audio import LogMelConv
 from avcl.encoders.segments import CellConv
 from avcl.files import finite, write_json
@@ -44,13 +44,10 @@ def towers() -> tuple[LogMelConv, CellConv]:
 
 
 @torch.no_grad()
-def features(split: str, clips: int, *, seed: int) -> dict[str, np.ndarray]:
+def features(preset: Preset, split: str, clips: int, *, seed: int, classes: Sequence[str]) -> dict[str, np.ndarray]:
     """Rows of one split before the PCA: sound [N, 2 · 128], picture [N, 1024], and labels as words."""
-    classes = PRESETS["retrieval"].labels[:CLASSES]
-    world = World("retrieval", clips=clips, split=split, seed=seed)  # type: ignore[arg-type]
-    shown = world.configure(
-        Inputs(fps=FRAMES_PER_SECOND, size=(64, 64), sample_rate=8000, window=PRESETS["retrieval"].seconds)
-    )
+    world = World(preset, clips=clips, split=split, seed=seed)  # type: ignore[arg-type]
+    shown = world.configure(Inputs(fps=FRAMES_PER_SECOND, size=(64, 64), sample_rate=8000, window=preset.seconds))
     rows = [i for i, target in enumerate(shown.targets) if world.labels[target] in classes]
     hear, see = towers()
     found: dict[str, list[np.ndarray]] = {"audio": [], "video": [], "label": []}
@@ -72,12 +69,22 @@ def principal(rows: np.ndarray, fit: np.ndarray, dim: int) -> np.ndarray:
     return ((rows - mean) @ vectors[:, ::-1][:, :dim]).astype(np.float32)
 
 
-def made_of_world(path: Path, *, share: float, seed: int = 0) -> Path:
-    """The feature file ``path``; made once."""
+def made_of_world(
+    path: Path,
+    *,
+    share: float = 1.0,
+    seed: int = 0,
+    preset: Preset = PRESETS["retrieval"],
+    counts: Mapping[str, int] = COUNTS,
+    classes: int = CLASSES,
+) -> Path:
+    """The feature file ``path`` of the first ``classes`` of a preset; made once."""
     if path.exists():
         return path
-    whole = len(PRESETS["retrieval"].labels)
-    parts = {s: features(s, round(share * n * whole / CLASSES), seed=seed) for s, n in COUNTS.items()}
+    names, whole = preset.labels[:classes], len(preset.labels)
+    parts = {
+        s: features(preset, s, round(share * n * whole / classes), seed=seed, classes=names) for s, n in counts.items()
+    }
     fit = parts["train"]
     arrays: dict[str, Any] = {
         name: principal(np.concatenate([p[name] for p in parts.values()]), fit[name], dim)
@@ -102,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        data = made_of_world(work / "features.npz", share=given.share)
+        data = made_of_world(work / "features.npz", share=given.share, counts=COUNTS)
         made = avcl.compare(
             data, out=work / "runs", systems=given.systems, seeds=given.seeds, budget=given.budget, progress=True
         )

@@ -155,6 +155,8 @@ class AGAH(system.System):
         task="retrieval",
         preset="retrieval",
         protocol={"relevance": "class"},
+        clips=2400,
+        fresh=False,
         settings={"epochs": 6, "batch_size": 64},
         short={"epochs": 6, "batch_size": 32},
         watch="triplet",

@@ -95,6 +95,8 @@ class CDCCA(system.System):
         task="retrieval",
         preset="retrieval",
         protocol={"relevance": "class"},
+        clips=2400,
+        fresh=False,
         settings={"epochs": 6, "batch_size": 100, "activation": "gelu", "learning_rate": 2e-3},
         short={"epochs": 8, "batch_size": 32},
     )

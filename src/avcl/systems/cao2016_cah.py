@@ -109,6 +109,8 @@ class CAH(system.System):
         task="retrieval",
         preset="retrieval",
         protocol={"relevance": "class"},
+        clips=2400,
+        fresh=False,
         settings={"epochs": 6, "batch_size": 64},
         short={"epochs": 8, "batch_size": 32, "pretraining": 0.0},
     )

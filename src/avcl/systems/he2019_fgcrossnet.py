@@ -228,6 +228,8 @@ class FGCrossNet(system.System):
         task="retrieval",
         preset="retrieval",
         protocol={"relevance": "class"},
+        clips=2400,
+        fresh=False,
         settings={"epochs": 6, "batch_size": 32},
         short={"epochs": 8, "batch_size": 16},
         short_clips=48,

@@ -138,6 +138,8 @@ class MusicVideo(system.System):
         task="retrieval",
         preset="retrieval",
         protocol={"relevance": "class"},
+        clips=2400,
+        fresh=False,
         settings={
             "epochs": 6,
             "batch_size": 100,

@@ -86,6 +86,8 @@ class Triplet(system.System):
         task="retrieval",
         preset="retrieval",
         protocol={"relevance": "class"},
+        clips=2400,
+        fresh=False,
         settings={"epochs": 6, "learning_rate": 2e-3},
         short={"epochs": 8, "batch_size": 32},
     )

@@ -227,6 +227,8 @@ class ANTS(system.System):
         task="retrieval",
         preset="retrieval",
         protocol={"relevance": "class"},
+        clips=2400,
+        fresh=False,
         settings={
             "epochs": 4,
             "batch_size": 40,
