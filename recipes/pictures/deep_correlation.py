@@ -53,7 +53,7 @@ def draw(model_folder: Path, out: Path) -> str:
             rows.append(system.features(batch.to("cpu"), name))
     label = np.array(world.targets)
     outputs = {name: torch.cat(rows) for name, rows in own.items()}
-    common = {name: system.cca(rows, name) for name, rows in outputs.items()}
+    common = {name: system.pair.cca(rows, name) for name, rows in outputs.items()}
     spaces = {"as the networks give them": outputs, "after the linear cluster-CCA": common}
     found = {title: by_class(space, label) for title, space in spaces.items()}
     chosen = apart(common, label)

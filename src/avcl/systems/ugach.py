@@ -73,11 +73,11 @@ class UGACHConfig(MediaConfig):
     bits: int = 32  # b
     codes: Codes = "binary"  # "real": s by cosine
     hidden: tuple[int, ...] = (512,)
-    neighbors: int = 5  # k; fewer in a batch that would have nothing else
+    neighbors: int = 2  # k, of a batch; fewer where it would have nothing else
     margin: float = 0.125  # β / b
     draws: int = 2  # of a neighbor and of another item, a query and direction
     pretraining: float = 0.2  # share of the training in which the discriminator learns alone
-    generator_rate: float = 1e-3
+    generator_rate: float = 1e-5
     generator_steps: int = 2  # for each of the discriminator
     baseline: bool = True  # E_p r
 
@@ -95,7 +95,7 @@ class UGACHConfig(MediaConfig):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(epochs=2, batch_size=8, bits=12, hidden=(16,), neighbors=2)
+        return cls(epochs=2, batch_size=8, bits=12, hidden=(16,))
 
 
 class UGACH(system.System):

@@ -19,22 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from avcl import system
-from avcl.encoders.clips import PictureTower, SoundTower, in_unit_range
+from avcl.encoders.clip_perceptron import CanonicalPair, ClipPerceptron
 from avcl.encoders.recurrent import Recurrent
-from avcl.encoders.statistics import summarize, summary_dim
-from avcl.errors import BatchError, ConfigError, did_you_mean
+from avcl.errors import ConfigError
 from avcl.nn.aggregation import masked_softmax
-from avcl.nn.canonical import ClusterCCA
-from avcl.nn.dense import dense, glorot
 from avcl.objectives.deep_correlation import cluster_cca
 from avcl.system import MAX, MediaConfig, Step, Trial
-from avcl.types import Batch, Card, DataSpec, Stream, StreamSpec
+from avcl.types import Batch, Card, DataSpec, Stream
 
 CARD = Card(
     title="Audio-visual embedding for cross-modal music video retrieval through supervised deep CCA",
@@ -113,46 +111,6 @@ class TopChunks(nn.Module):
         return (masked_softmax(score, kept) * stream.data).sum(1)
 
 
-class _View(nn.Module):
-    """f or g: what stands for the clip [B, D], normalized over the batch, and the perceptron, [B, k]."""
-
-    def __init__(self, name: str, spec: StreamSpec, config: SDCCAConfig, vocabulary: int):
-        super().__init__()
-        self.spec, self.config, self.vocabulary = spec, config, vocabulary
-        self.tower: PictureTower | SoundTower | None = None
-        if spec.kind == "video":
-            self.tower = PictureTower(config.frames)
-        elif spec.kind == "audio":
-            self.tower = SoundTower()
-        width = summary_dim(spec, vocabulary) if self.tower is None else self.tower.dim
-        self.chunks: TopChunks | None = None
-        if config.chunks and name == "audio" and spec.kind in ("features", "audio"):
-            width = width if self.tower is None else self.tower.sequence_dim
-            self.chunks = TopChunks(width, config.chunks, config.lstm)
-        sizes = (width, *(config.hidden_video if name == "video" else config.hidden))
-        layers = dense(sizes, activation=config.activation, dropout=config.dropout)
-        self.net = nn.Sequential(nn.BatchNorm1d(width), *layers, glorot(sizes[-1], config.components))
-
-    def forward(self, stream: Stream) -> Tensor:
-        """Rows without a recorded step take no part in the statistics of the batch, and are zeros."""
-        x, there = self.clip(in_unit_range(stream)).float(), stream.mask.any(1)
-        if self.training and int(there.sum()) < 2:
-            raise BatchError("s-dcca normalizes over the clips of a batch (or micro-batch) and needs two or more.")
-        if bool(there.all()):
-            return self.net(x)
-        out = x.new_zeros(len(x), self.config.components)
-        out[there] = self.net(x[there]).to(out.dtype)
-        return out
-
-    def clip(self, stream: Stream) -> Tensor:
-        seen = None if self.tower is None else self.tower(stream)
-        if self.chunks is not None:
-            return self.chunks(stream if seen is None else seen.sequence)
-        if seen is None:
-            return summarize(stream, self.spec, seconds=self.config.window, vocabulary=self.vocabulary)
-        return seen.pooled
-
-
 class SDCCA(system.System):
     """Two networks, the correlation loss, and the linear cluster-CCA that turns their outputs into one space."""
 
@@ -171,66 +129,55 @@ class SDCCA(system.System):
 
     def __init__(self, config: SDCCAConfig, spec: DataSpec):
         super().__init__(config, spec)
-        self.modalities = config.chosen(spec)
-        words, k = len(spec.vocabulary), config.components
-        self.cca = ClusterCCA(
-            dict.fromkeys(self.modalities, k),
-            k,
-            classes=spec.n_classes,
-            ridge=config.ridge,
-            pair_weight=config.pair_weight,
+        self.modalities, c = config.chosen(spec), config
+        if spec.n_classes < 2:
+            hint = 'Add a "label" column, or take a system that learns from pairs alone, such as dcca.'
+            raise ConfigError(f"s-dcca learns from classes, and the data have {spec.n_classes}.", hint=hint)
+        views = {name: self._view(name, spec) for name in self.modalities}
+        self.pair = CanonicalPair(views, c.components, classes=spec.n_classes, ridge=c.ridge, pair_weight=c.pair_weight)
+
+    def _view(self, name: str, spec: DataSpec) -> ClipPerceptron:
+        """f or g. A long sound is summarized by its best chunks, everything else by its mean."""
+        c, stream = self.config, spec.streams[name]
+        chunked = c.chunks > 0 and name == "audio" and stream.kind in ("features", "audio")
+        return ClipPerceptron(
+            stream,
+            hidden=c.hidden_video if name == "video" else c.hidden,
+            dim=c.components,
+            activation=c.activation,
+            dropout=c.dropout,
+            frames=c.frames,
+            vocabulary=len(spec.vocabulary),
+            pool=partial(TopChunks, count=c.chunks, units=c.lstm) if chunked else None,
         )
-        self.views = nn.ModuleDict({name: _View(name, spec.streams[name], config, words) for name in self.modalities})
 
     # --------------------------------------------------------------------------------------------------------- learning
     def encode(self, batch: Batch) -> Mapping[str, Tensor]:
         """The outputs of both networks [B, k], and which rows have both modalities [B]."""
-        streams = dict(zip(self.modalities, batch.require(*self.modalities), strict=True))
-        encoded = {name: self.views[name](stream) for name, stream in streams.items()}
-        return encoded | {"both": batch.complete(*streams)}
-
-    def _labeled(self, encoded: Mapping[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """The outputs and labels of the rows that have both modalities."""
-        both = encoded["both"]
-        label = batch.label[both]
-        if bool((label < 0).any()):
-            raise BatchError("zeng2018_s_dcca needs a label for every clip.", hint="cca and infonce need none.")
-        return {name: encoded[name][both] for name in self.modalities}, label
+        return self.pair.encode(batch)
 
     def losses(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> Mapping[str, Tensor]:
-        c, (views, label) = self.config, self._labeled(encoded, batch)
+        c, (views, label) = self.config, self.pair.rows(encoded, batch)
         h1, h2 = views.values()
         return {"correlation": cluster_cca(h1, h2, label, dim=c.components, ridge=c.ridge, pair_weight=c.pair_weight)}
 
     def after_step(self, encoded: Mapping[str, Tensor], batch: Batch, at: Step) -> None:
         """The common space follows the networks, so that validation during training means something."""
-        self.cca.follow(*self._labeled(encoded, batch))
+        self.pair.follow(encoded, batch)
 
-    @torch.no_grad()
     def finish(self, batches: Iterable[Batch]) -> None:
         """The common space of the trained networks: the linear cluster-CCA of all training outputs."""
-        self.cca.fit(self._labeled(self.encode(batch), batch) for batch in batches)
+        self.pair.fit(batches)
 
     # ---------------------------------------------------------------------------------------------------- capabilities
-    @torch.no_grad()
     def features(self, batch: Batch, modality: str) -> Tensor:
         """The output of the network in its own basis, before the linear CCA: float32 [B, k]."""
-        view, (stream,) = self._view(modality), batch.require(modality)
-        return view(stream).float()
+        return self.pair.features(batch, modality)
 
     @torch.no_grad()
     def embed(self, batch: Batch, modality: str, *, toward: str | None = None) -> Tensor:
         """Canonical components of one modality, or of the sum of both ("audio+video"), of unit length: [B, k]."""
-        total = self.cca.mean.new_zeros(len(batch), self.cca.components)
-        for name in modality.split("+"):
-            unit = nn.functional.normalize(self.cca(self.features(batch, name), name), dim=1)
-            total += unit * batch.streams[name].mask.any(1)[:, None]
-        return nn.functional.normalize(total, dim=1).float()
-
-    def _view(self, name: str) -> nn.Module:
-        if name not in self.views:
-            raise ConfigError(f'this model has no "{name}".', hint=did_you_mean(name, set(self.modalities)))
-        return self.views[name]
+        return self.pair.embed(batch, modality)
 
     def similarity(self, q: Tensor, g: Tensor) -> Tensor:
         return nn.functional.normalize(q, dim=1) @ nn.functional.normalize(g, dim=1).T
