@@ -16,11 +16,11 @@ from avcl.report.figures import (
     MAX_CLASSES,
     MUTED,
     PALETTE,
-    _labels,
-    _legend,
-    _style,
-    _svg,
     direction_words,
+    drawn,
+    name_axes,
+    place_legend,
+    plain,
     short,
 )
 
@@ -50,10 +50,10 @@ def ranking_bars(
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
-        _labels(axes, unit, "")
+        name_axes(axes, unit, "")
 
     said = ", ".join(f"{name} {value:.3g}" for name, (value, *_) in rows.items())
-    return _svg(draw, f"{unit}, best first: {said}", "ranking", height=0.9 + 0.34 * len(names))
+    return drawn(draw, f"{unit}, best first: {said}", "ranking", height=0.9 + 0.34 * len(names))
 
 
 def bars_by_class(rows: Mapping[str, Mapping[str, float]], colors: Mapping[str, str], *, unit: str) -> str:
@@ -75,13 +75,13 @@ def bars_by_class(rows: Mapping[str, Mapping[str, float]], colors: Mapping[str, 
         axes.tick_params(axis="x", labelcolor=INK)
         axes.set_ylim(0, 1)
         axes.grid(axis="x", visible=False)
-        _labels(axes, "", unit)
+        name_axes(axes, "", unit)
         axes.legend(
             loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8.5, labelcolor=INK,
             handlelength=1.0,
         )  # fmt: skip
 
-    return _svg(draw, f"{unit} of each class for {', '.join(rows)}.", "by-class", height=3.8, width=10.4)
+    return drawn(draw, f"{unit} of each class for {', '.join(rows)}.", "by-class", height=3.8, width=10.4)
 
 
 def precision_recall_curves(
@@ -93,17 +93,17 @@ def precision_recall_curves(
 
     def draw(panels: Any) -> None:
         for axes, (direction, systems) in zip(panels, curves.items(), strict=True):
-            _style(axes)
+            plain(axes)
             axes.axhline(chance[direction], color=MUTED, lw=1.3, ls=(0, (4, 3)), label="chance")
             for name, (recall, precision) in systems.items():
                 axes.plot(recall, precision, color=colors[name], lw=1.8, label=short(name))
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1.02)
             axes.set_title(direction_words(direction), fontsize=10, color=INK, loc="left")
-            _labels(axes, "recall", "precision")
-        _legend(panels[-1], "upper right", ncols=1)
+            name_axes(axes, "recall", "precision")
+        place_legend(panels[-1], "upper right", ncols=1)
 
-    return _svg(draw, f"Precision over recall for {', '.join(curves)}.", "curves", columns=len(curves), height=3.9)
+    return drawn(draw, f"Precision over recall for {', '.join(curves)}.", "curves", columns=len(curves), height=3.9)
 
 
 def order_beside(ours: Mapping[str, float], papers: Mapping[str, float], *, words: str) -> str:
@@ -119,6 +119,6 @@ def order_beside(ours: Mapping[str, float], papers: Mapping[str, float], *, word
         low, high = min(papers.values()), max(papers.values())
         axes.set_xlim(low - 0.45 * (high - low), high + 0.06 * (high - low))
         axes.margins(y=0.15)
-        _labels(axes, "published mAP (VEGAS)", "mAP here")
+        name_axes(axes, "published mAP (VEGAS)", "mAP here")
 
-    return _svg(draw, words, "order", height=3.8)
+    return drawn(draw, words, "order", height=3.8)

@@ -70,10 +70,10 @@ def recall_curve(
         ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000) if t <= chance[0][-1]]
         axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
         axes.minorticks_off()
-        _labels(axes, "k (how far down the list one looks)", "share of queries answered")
-        _legend(axes, "lower right")
+        name_axes(axes, "k (how far down the list one looks)", "share of queries answered")
+        place_legend(axes, "lower right")
 
-    return _svg(draw, "Recall at k for each direction, with chance as a dashed line.", "recall")
+    return drawn(draw, "Recall at k for each direction, with chance as a dashed line.", "recall")
 
 
 def similarity_histogram(matched: NDArray[np.float64], unmatched: NDArray[np.float64], name: str) -> str:
@@ -87,11 +87,11 @@ def similarity_histogram(matched: NDArray[np.float64], unmatched: NDArray[np.flo
             share = np.histogram(values, bins)[0] / len(values)
             axes.stairs(share, bins, color=color, fill=True, alpha=0.28)
             axes.stairs(share, bins, color=color, lw=1.6, label=f"{label} (mean {values.mean():.2f})")
-        _labels(axes, f"similarity ({short(name)})", "share of pairs")
-        _legend(axes, "best")
+        name_axes(axes, f"similarity ({short(name)})", "share of pairs")
+        place_legend(axes, "best")
 
     words = f"Histogram of similarities: matched pairs average {matched.mean():.2f}, unmatched {unmatched.mean():.2f}."
-    return _svg(draw, words, "histogram")
+    return drawn(draw, words, "histogram")
 
 
 def class_bars(
@@ -120,14 +120,14 @@ def class_bars(
         axes.set_yticks(rows, names)
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.set_xlim(0, 1)
-        _labels(axes, metric, "")
+        name_axes(axes, metric, "")
         axes.grid(axis="y", visible=False)
         axes.legend(
             loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9, labelcolor=INK,
             handlelength=1.2,
         )  # fmt: skip
 
-    return _svg(draw, f"{metric} of each class, with chance.", "classes", height=1.0 + 0.3 * len(order))
+    return drawn(draw, f"{metric} of each class, with chance.", "classes", height=1.0 + 0.3 * len(order))
 
 
 def training_curves(series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], unit: str) -> str:
@@ -135,14 +135,14 @@ def training_curves(series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.f
 
     def draw(panels: Any) -> None:
         for axes, (name, (x, y)) in zip(panels, series.items(), strict=True):
-            _style(axes)
+            plain(axes)
             few = len(x) < 30
             axes.plot(x, y, color=INK, lw=1.6, marker="o" if few else None, ms=3)
             axes.set_title(short(name, 34), fontsize=10, color=INK, loc="left")
-            _labels(axes, unit, "")
+            name_axes(axes, unit, "")
 
     words = "; ".join(f"{n} from {y[0]:.3g} to {y[-1]:.3g}" for n, (_, y) in series.items())
-    return _svg(draw, f"Training curves: {words}.", "training", columns=len(series))
+    return drawn(draw, f"Training curves: {words}.", "training", columns=len(series))
 
 
 def embedding_map(
@@ -158,10 +158,10 @@ def embedding_map(
     def draw(panels: Any) -> None:
         panels = panels if by_class else [panels] if not isinstance(panels, Sequence | np.ndarray) else panels
         for axes in panels:
-            _style(axes)
+            plain(axes)
             axes.set_xticks([])
             axes.set_yticks([])
-            _labels(axes, axis_names[0], axis_names[1])
+            name_axes(axes, axis_names[0], axis_names[1])
         for modality, at in points.items():
             marker = MARKERS.get(modality, "D")
             color = modality_color(modality)
@@ -169,7 +169,7 @@ def embedding_map(
             if by_class:
                 colors = [class_color(int(n), len(present), present) for n in labels]
                 panels[1].scatter(*at.T, s=14, marker=marker, color=colors, alpha=0.8, lw=0)
-        _legend(panels[0], "best", markerscale=1.6)
+        place_legend(panels[0], "best", markerscale=1.6)
         panels[0].set_title("by modality", fontsize=10, color=INK, loc="left")
         if by_class:
             panels[1].set_title("by class", fontsize=10, color=INK, loc="left")
@@ -183,7 +183,7 @@ def embedding_map(
                 )  # fmt: skip
 
     words = f"Map of {' and '.join(points)} embeddings in two dimensions."
-    return _svg(draw, words, "map", columns=2 if by_class else 1, height=4.4)
+    return drawn(draw, words, "map", columns=2 if by_class else 1, height=4.4)
 
 
 def controls_beside(
@@ -203,10 +203,10 @@ def controls_beside(
             axes.axvline(chance, color=INK, lw=1, ls="--")
         axes.set_yticks(range(len(names)), [short(name, 34) for name in reversed(names)])
         axes.set_ylim(-0.6, len(names) - 0.4)
-        _labels(axes, unit, "")
+        name_axes(axes, unit, "")
 
     said = ", ".join(f"{name} {value:.3g}" for name, (value, _) in rows.items())
-    return _svg(draw, f"{unit}: {said}", "controls", height=0.8 + 0.42 * len(names))
+    return drawn(draw, f"{unit}: {said}", "controls", height=0.8 + 0.42 * len(names))
 
 
 def class_name(number: int, names: Sequence[str]) -> str:
@@ -231,7 +231,7 @@ def direction_words(direction: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- matplotlib
-def _svg(
+def drawn(
     draw: Callable[[Any], None], words: str, name: str, *, height: float = 3.4, columns: int = 0, width: float = 6.2
 ) -> str:
     """Run ``draw`` on one axes (or ``columns`` of them) and return an accessible inline SVG without fixed size."""
@@ -255,7 +255,7 @@ def _svg(
             draw(list(figure.subplots(1, columns, squeeze=False)[0]))
         else:
             axes = figure.subplots()
-            _style(axes)
+            plain(axes)
             draw(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -278,7 +278,8 @@ def _inline(svg: str, words: str, name: str) -> str:
     return re.sub(r' (width|height|xmlns[:\w]*|version)="[^"]*"', "", start) + svg[svg.index(">") :]
 
 
-def _style(axes: Any) -> None:
+def plain(axes: Any) -> None:
+    """No frame, a faint grid behind what is drawn."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
@@ -287,10 +288,12 @@ def _style(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _labels(axes: Any, x: str, y: str) -> None:
+def name_axes(axes: Any, x: str, y: str) -> None:
+    """What stands along both axes."""
     axes.set_xlabel(x, color=MUTED, fontsize=9.5)
     axes.set_ylabel(y, color=MUTED, fontsize=9.5)
 
 
-def _legend(axes: Any, where: str, **more: Any) -> None:
+def place_legend(axes: Any, where: str, **more: Any) -> None:
+    """The legend without a frame; ``where``, ``more``: as matplotlib takes them."""
     axes.legend(loc=where, frameon=False, fontsize=9, labelcolor=INK, **more)
