@@ -111,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = len({row["group"] for row in rows})
     about = (
         f"Tux Paint: {len(rows) // 2} pictures of {names} names in French and Spanish, {FOLDS} folds over the names, "
-        f"so both are new; about {len(rows) // 2 // FOLDS} pictures and twice as many captions to choose from; relevance "
-        f"by name, queries of one name are drawn together. {given.seeds} seed(s), at most {given.budget:g} minutes each, "
-        f"the best epoch by the validation fold. The categories are the classes of {', '.join(BY_CATEGORY)}."
+        f"so both are new; about {len(rows) // 2 // FOLDS} pictures and twice as many captions to choose from; "
+        f"relevance by name, queries of one name are drawn together. {given.seeds} seed(s), at most {given.budget:g} "
+        f"minutes each, the best epoch by the validation fold. Classes (of {', '.join(BY_CATEGORY)}): categories."
     )
     path = given.results / "retrieval" / f"stamps_{given.set}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

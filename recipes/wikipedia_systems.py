@@ -40,6 +40,7 @@ SYSTEMS: Systems = {
     ),
     "cao2016_cah, 32 bits": ("cao2016_cah", [{"epochs": e} for e in (10, 30)]),
     "agah, 32 bits": ("agah", [{"epochs": e} for e in (10, 30)]),
+    "ugach, 32 bits": ("ugach", [{"epochs": e} for e in (10, 30)]),
 }
 SHALLOW = ("cca", "c_cca", "kcca", "semantic matching, logistic", "semantic matching, chi2")
 
