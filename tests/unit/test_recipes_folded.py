@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-import avcl
 from avcl.comparison.plan import Plan
 from avcl.comparison.runs import Run
 from avcl.comparison.statistics import standings
 from avcl.comparison.study import Comparison
+from avcl.data.world import export
 from avcl.media import write_audio, write_image
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -108,6 +108,7 @@ def test_compare_ravdess(recipe: Any, tmp_path: Path) -> None:
     names = np.array([f"clip {i}" for i in range(n)])
     np.savez(tmp_path / "ravdess_actors01-20.npz", **views, emotion=emotion, actor=actor, name=names)
     module = recipe("compare_features")
+    module.FOLDS = 3
     module.main(["ravdess", str(tmp_path), "--systems", "cca,c_cca", "--results", str(tmp_path)])
     value = read(tmp_path / "retrieval" / "compare_ravdess.json", {"cca", "c_cca"})
     assert "10 actors" in value["about"]
@@ -185,12 +186,12 @@ def test_compare_world_at_three_difficulties(recipe: Any, tmp_path: Path) -> Non
 
 
 def test_compare_grid(recipe: Any, tmp_path: Path) -> None:
-    avcl.data.world.export("sync", tmp_path / "world", clips=14)
+    export("sync", tmp_path / "world", clips=18, container="mp4")
     videos = sorted((tmp_path / "world").rglob("*.mp4"))
     (tmp_path / "grid" / "video").mkdir(parents=True)
     for i, video in enumerate(videos):
         video.rename(tmp_path / "grid" / "video" / f"{i}.mp4")
     module = recipe("compare_grid")
-    given = ["--systems", "cca", "--test", "5", "--limit", "14", "--results", str(tmp_path)]
+    given = ["--systems", "cca", "--test", "8", "--limit", "18", "--results", str(tmp_path)]
     module.main([str(tmp_path / "grid"), *given])
-    assert "5 unseen sentences" in read(tmp_path / "retrieval" / "compare_grid.json", {"cca"})["about"]
+    assert "8 unseen sentences" in read(tmp_path / "retrieval" / "compare_grid.json", {"cca"})["about"]
