@@ -72,11 +72,10 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def standings(made: Comparison) -> list[list[Any]]:
-    """A line a system, best first: mean mAP and its interval, R@10 where instances are sought, directions, p, size,
-    cost, the papers' figure."""
-    papers = made.table.order.papers if made.table.order else {}
-    width = len(columns(made))
+def standings(made: Comparison, *, vegas: bool = False) -> list[list[Any]]:
+    """A line a system, best first, under ``columns``."""
+    papers = made.table.order.papers if vegas and made.table.order else {}
+    width = len(columns(made, vegas=vegas))
     found = []
     for row in made.table.rows:
         if not row.scores:
@@ -86,32 +85,33 @@ def standings(made: Comparison) -> list[list[Any]]:
         ways = [round(m["mAP"].mean, 4) for d, m in row.scores.items() if d != "mean"]
         seconds, milliseconds = (None if v is None else round(v.mean, 3) for v in (row.train_s, row.embed_ms))
         span = [round(x, 4) for x in row.interval] if row.interval else None
-        paper = papers[row.system].value if row.system in papers else None
         recall = [round(row.scores["mean"]["R@10"].mean, 4)] if made.plan.relevance != "class" else []
-        found.append(
-            [row.system, round(row.mean, 4), span, *recall, *ways, row.p, row.params, seconds, milliseconds, paper]
-        )
+        paper = [papers[row.system].value if row.system in papers else None] if vegas else []
+        size = None if row.params is None else round(row.params)
+        found.append([row.system, round(row.mean, 4), span, *recall, *ways, row.p, size, seconds, milliseconds, *paper])
     return found
 
 
-def columns(made: Comparison) -> list[str]:
-    """The heads of ``standings``."""
+def columns(made: Comparison, *, vegas: bool = False) -> list[str]:
+    """The heads: means, R@10 where instances are sought, directions, test, size and cost; ``vegas``: what the papers
+    report of that set, which belongs beside nothing but its imitation."""
     ways = [d.replace("_", " ") for d in made.table.chance if d != "mean"]
     recall = ["mean R@10"] if made.plan.relevance != "class" else []
-    return ["system", "mean mAP", "interval", *recall, *ways, "p", "numbers", "train s", "embed ms", "published"]
+    paper = ["papers, on VEGAS"] if vegas else []
+    return ["system", "mean mAP", "interval", *recall, *ways, "p", "numbers", "train s", "embed ms", *paper]
 
 
-def compared(made: Comparison, title: str, about: str) -> dict[str, Any]:
+def compared(made: Comparison, title: str, about: str, *, vegas: bool = False) -> dict[str, Any]:
     """What ``results/`` keeps of a comparison."""
-    return {"title": title, "about": f"{about} {rules(made)}", **kept(made)}
+    return {"title": title, "about": f"{about} {rules(made, vegas=vegas)}", **kept(made, vegas=vegas)}
 
 
-def rules(made: Comparison) -> str:
-    """Chance, what p is, and Spearman's correlation where the papers have figures."""
+def rules(made: Comparison, *, vegas: bool = False) -> str:
+    """Chance, what p is, and Spearman's correlation with the papers' order."""
     order, blind = made.table.order, made.table.chance.get("mean", {})
-    said = "" if order is None else (
-        f" Spearman's correlation with the papers' order: {order.rho:.2f} [{order.low:.2f}, {order.high:.2f}]."
-    )  # fmt: skip
+    said = ""
+    if vegas and order is not None:
+        said = f" Spearman's correlation with the papers' order: {order.rho:.2f} [{order.low:.2f}, {order.high:.2f}]."
     recall = f", R@10 {blind['R@10']:.3f}" if made.plan.relevance != "class" and blind else ""
     return (
         f"Chance {blind.get('mAP', float('nan')):.3f}{recall}; p against {made.table.baseline}, paired permutations of "
@@ -119,10 +119,10 @@ def rules(made: Comparison) -> str:
     )
 
 
-def kept(made: Comparison, title: str = "") -> dict[str, Any]:
+def kept(made: Comparison, title: str = "", *, vegas: bool = False) -> dict[str, Any]:
     """The table and all runs of one comparison."""
-    return {
-        "tables": [{"title": title, "columns": columns(made), "rows": standings(made)}],
-        "order": None if made.table.order is None else made.table.order._asdict(),
+    found: dict[str, Any] = {
+        "tables": [{"title": title, "columns": columns(made, vegas=vegas), "rows": standings(made, vegas=vegas)}],
         "runs": made.lines(),
     }
+    return found | ({"order": made.table.order._asdict()} if vegas and made.table.order else {})

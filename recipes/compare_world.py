@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import compared, kept, rules
+from common import kept, rules
 from vegas_world import made_of_world
 
 import avcl
@@ -65,11 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parts = {name: kept(one, f"{name}: {DIFFICULTIES[name].difficulty}") for name, one in made.items()}
     found = {
-        **compared(made["easy"], "Retrieval systems on the world at three difficulties", ""),
+        "title": "Retrieval systems on the world at three difficulties",
         "about": about,
         "tables": [table for part in parts.values() for table in part["tables"]],
         "runs": {name: part["runs"] for name, part in parts.items()},
-        "order": {name: part["order"] for name, part in parts.items()},
     }
     write_json(given.results / "retrieval" / "compare_world.json", finite(jsonable(found)))
 

@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(made)
     write_json(
         given.results / "retrieval" / "vegas_world.json",
-        finite(jsonable(compared(made, "The published VEGAS table, on clips of the world", about))),
+        finite(jsonable(compared(made, "The published VEGAS table, on clips of the world", about, vegas=True))),
     )
 
 
