@@ -124,6 +124,30 @@ def test_rows_without_a_label_are_no_queries_but_stay_in_the_gallery():
     assert Retrieval(bootstrap=20).score(found).n_scored == 10
 
 
+def test_a_caption_of_two_classes_is_one_query_and_its_other_class_has_none():
+    made = predictions(
+        6,
+        labels=np.array([0, 1, 1, 1, 0, 0]),
+        groups=("doctor", "doctor", "b", "c", "d", "e"),
+        items={"audio": np.array([0, 0, 2, 3, 4, 5]), "video": np.arange(6)},  # one caption, two pictures
+        label_names=("medical", "people"),
+    )
+    table = Retrieval(relevance="group").score(made).per_class
+    assert table["audio_to_video"]["people"]["queries"] == 2
+    assert table["video_to_audio"]["people"]["queries"] == 3
+    assert table["mean"]["people"]["queries"] == 2.5
+    alone = predictions(
+        3,
+        labels=np.array([0, 1, 0]),
+        groups=("doctor", "doctor", "b"),
+        items={"audio": np.array([0, 0, 2]), "video": np.arange(3)},
+        label_names=("medical", "people"),
+    )
+    table = Retrieval(relevance="group").score(alone).per_class
+    assert "people" not in table["audio_to_video"]
+    assert table["mean"]["people"] == table["video_to_audio"]["people"]
+
+
 def test_group_relevance_counts_a_repeated_picture_once():
     rng = np.random.default_rng(0)
     pictures = rng.normal(size=(6, 8)).astype(np.float32)

@@ -327,9 +327,10 @@ class Retrieval:
                 label = names[number] if number < len(names) else str(number)
                 part = d.ranking.take(labels == number)
                 table.setdefault(direction, {})[label] = {"queries": float(len(part)), **part.summary(self.ks)}
-        if table:
-            classes = list(next(iter(table.values())))
-            table["mean"] = {c: _mean({d: table[d][c] for d in directions}) for c in classes}
+        # One caption of two classes is one item, so a class may be without a query in some direction.
+        classes = dict.fromkeys(c for rows in table.values() for c in rows)
+        if classes:
+            table["mean"] = {c: _mean({d: rows[c] for d, rows in table.items() if c in rows}) for c in classes}
         return table
 
 
