@@ -101,7 +101,7 @@ def precision_recall_curves(
             axes.set_ylim(0, 1.02)
             axes.set_title(direction_words(direction), fontsize=10, color=INK, loc="left")
             name_axes(axes, "recall", "precision")
-        place_legend(panels[-1], "upper right", ncols=1)
+        place_legend(panels[-1], "best", ncols=1)  # good systems leave room below, weak ones above
 
     return drawn(draw, f"Precision over recall for {', '.join(curves)}.", "curves", columns=len(curves), height=3.9)
 
