@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,38 @@ def main(recipe: Recipe, *folders: str, result: str) -> None:
     given = vars(parser.parse_args())
     torch.set_num_threads(1)  # one thread to train, the other core for the worker that decodes
     found = recipe(*(given[name] for name in folders), seed=given["seed"])
-    path = given["results"] / f"{result}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_result(given["results"], result, found)
+
+
+def write_result(results: Path, name: str, found: Mapping[str, Any]) -> None:
+    """``results/<name>.json``, and a word that it is there."""
+    path = results / f"{name}.json"
     write_json(path, finite(jsonable(found)))
     print(f"wrote {path}")
+
+
+def comparison_parser(
+    about: str | None, *, systems: str, seeds: int, budget: float | None = None
+) -> argparse.ArgumentParser:
+    """The command line of a recipe that compares systems; ``budget``: minutes, None where it is not asked for."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("--systems", default=systems)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    if budget is not None:
+        parser.add_argument("--budget", type=float, default=budget, help="minutes of training of a system and seed")
+    parser.add_argument("--work", type=Path, help="keep features and runs here, and go on from what is there")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    return parser
+
+
+@contextmanager
+def workplace(kept: Path | None) -> Iterator[Path]:
+    """The folder to work in: ``kept``, which stays, or one that is gone afterwards. Training has one thread."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = kept or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
 
 
 def row(report: Report, *metrics: str) -> dict[str, Any]:

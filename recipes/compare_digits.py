@@ -8,22 +8,19 @@ the fixed statistics of ``encoders.statistics``. Two speakers are held out for t
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from avmnist import read
-from common import compared, write_table
+from common import compared, comparison_parser, workplace, write_result, write_table
 
 import avcl
 from avcl.data import Loader
 from avcl.encoders.statistics import summarize
-from avcl.files import finite, write_json
-from avcl.types import Inputs, jsonable
+from avcl.types import Inputs
 
 TEST, VAL = 2, 1  # speakers
 
@@ -56,22 +53,14 @@ def made_of_digits(avmnist: Path, fsdd: Path, path: Path, *, limit: int = 0) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = comparison_parser(__doc__, systems="all", seeds=1, budget=1.0)
     parser.add_argument("avmnist", type=Path)
     parser.add_argument("fsdd", type=Path)
-    parser.add_argument("--systems", default="all")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=1.0, help="minutes of training of a system and seed")
     parser.add_argument("--memory", type=float, default=6.0, help="GiB that all processes share")
     parser.add_argument("--limit", type=int, default=0, help="so many pairs only")
-    parser.add_argument("--work", type=Path, help="keep features and runs here, and go on from what is there")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with workplace(given.work) as work:
         data = made_of_digits(given.avmnist, given.fsdd, work / "features.npz", limit=given.limit)
         made = avcl.compare(
             data,
@@ -89,9 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{given.memory:g} GiB for all, {minutes:.0f} minutes in all."
     )
     print(made)
-    write_json(
-        given.results / "retrieval" / "compare_digits.json",
-        finite(jsonable(compared(made, "Every system that fits, on spoken and written digits", about))),
+    write_result(
+        given.results,
+        "retrieval/compare_digits",
+        compared(made, "Every system that fits, on spoken and written digits", about),
     )
 
 

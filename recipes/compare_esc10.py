@@ -10,23 +10,19 @@ of one picture stand or fall together, and the table says so.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from common import compared, write_table
+from common import compared, comparison_parser, workplace, write_result, write_table
 from folded import compare_folds
 
 import avcl
 from avcl.data import Loader
 from avcl.encoders.statistics import summarize
-from avcl.files import finite, write_json
-from avcl.types import Inputs, jsonable
+from avcl.types import Inputs
 
 CLASSES = ("dog", "rain")
 FOLDS = 3  # of the official four the first three are tested, for there are three pictures of a dog
@@ -66,18 +62,11 @@ def vectors(rows: Sequence[dict[str, Any]], stream: str, table: Path) -> np.ndar
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = comparison_parser(__doc__, systems=SYSTEMS, seeds=1)
     parser.add_argument("esc10", type=Path)
     parser.add_argument("imagehear", type=Path)
-    parser.add_argument("--systems", default=SYSTEMS)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--work", type=Path, help="keep runs here, and go on from what is there")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with workplace(given.work) as work:
         sounds, pictures = read(given.esc10, given.imagehear)
         heard, seen = vectors(sounds, "audio", work / "sounds.csv"), vectors(pictures, "video", work / "pictures.csv")
 
@@ -109,10 +98,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "beside its picture in training only. Queries of one picture are drawn together: seven pictures, so nothing "
         f"but a large difference could be told. {given.seeds} seed(s), default settings."
     )
-    path = given.results / "retrieval" / "compare_esc10.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, finite(jsonable(compared(made, "Dogs and rain, heard and seen (ESC-10, ImageHear)", about))))
-    print(f"wrote {path}")
+    write_result(
+        given.results,
+        "retrieval/compare_esc10",
+        compared(made, "Dogs and rain, heard and seen (ESC-10, ImageHear)", about),
+    )
 
 
 if __name__ == "__main__":

@@ -10,22 +10,17 @@ coefficients of their shape ("video" here) and 64 Karhunen-Loève coefficients (
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from common import compared
+from common import compared, comparison_parser, workplace, write_result
 from folded import compare_folds, parts
 from ravdess import read
 
 import avcl
 from avcl.comparison.study import Comparison
-from avcl.files import finite, write_json
-from avcl.types import jsonable
 
 FOLDS = 5
 
@@ -82,27 +77,17 @@ SETS: dict[str, tuple[Callable[..., tuple[Comparison, str]], str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = comparison_parser(__doc__, systems="all", seeds=1, budget=0.5)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--systems", default="all")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=0.5, help="minutes of training of a system, fold and seed")
-    parser.add_argument("--work", type=Path, help="keep runs here, and go on from what is there")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
     run, title = SETS[given.set]
-    with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with workplace(given.work) as work:
         how = {"systems": given.systems, "seeds": given.seeds, "budget": given.budget}
         made, about = run(given.folder, work, **how)
     print(made)
     about += f" {given.seeds} seed(s), at most {given.budget:g} minutes each, default settings."
-    path = given.results / "retrieval" / f"compare_{given.set}.json"
-    write_json(path, finite(jsonable(compared(made, title, about))))
-    print(f"wrote {path}")
+    write_result(given.results, f"retrieval/compare_{given.set}", compared(made, title, about))
 
 
 if __name__ == "__main__":

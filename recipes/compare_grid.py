@@ -8,19 +8,14 @@ tells one sentence from another. Systems that average a clip have little to go b
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import compared, write_table
+from common import compared, comparison_parser, workplace, write_result, write_table
 from real_clips import MEDIA, SYSTEMS, WINDOW, grid_rows
 
 import avcl
-from avcl.files import finite, write_json
-from avcl.types import jsonable
 
 # Sizes of a trial of minutes, not those of the papers; what is shown is the same for all.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -41,22 +36,16 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = comparison_parser(
+        __doc__, systems=",".join([name for name in SETTINGS if name != "all"]), seeds=1, budget=3.0
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--systems", default=",".join([name for name in SETTINGS if name != "all"]))
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=3.0, help="minutes of training of a system and seed")
     parser.add_argument("--limit", type=int, default=0, help="so many sentences only")
     parser.add_argument("--test", type=int, default=200, help="sentences that are held out")
-    parser.add_argument("--work", type=Path, help="keep runs here, and go on from what is there")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
     rows = grid_rows(given.folder, limit=given.limit, test=given.test)
     names = given.systems.split(",")
-    with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with workplace(given.work) as work:
         made = avcl.compare(
             write_table(work / "windows.csv", rows), out=work / "runs", systems=names, seeds=given.seeds,
             budget=given.budget, relevance="pair", progress=True,
@@ -68,10 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{sum(row['split'] == 'train' for row in rows):,} training windows of other sentences; relevance by pair. "
         f"{given.seeds} seed(s), at most {given.budget:g} minutes each, sizes of minutes and not of the papers."
     )
-    path = given.results / "retrieval" / "compare_grid.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, finite(jsonable(compared(made, "A talking face and its voice, pair by pair (GRID)", about))))
-    print(f"wrote {path}")
+    write_result(
+        given.results,
+        "retrieval/compare_grid",
+        compared(made, "A talking face and its voice, pair by pair (GRID)", about),
+    )
 
 
 if __name__ == "__main__":

@@ -12,20 +12,15 @@ what is said against what is written · ``three``  all three at once, every dire
 
 from __future__ import annotations
 
-import argparse
 import csv
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import compared, write_table
+from common import compared, comparison_parser, workplace, write_result, write_table
 from folded import compare_folds, parts
 
 from avcl import discover
-from avcl.files import finite, write_json
-from avcl.types import jsonable
 
 FOLDS = 3
 LANGUAGES = ("fr", "es")
@@ -77,24 +72,16 @@ def settings_of(systems: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = comparison_parser(__doc__, systems="", seeds=1, budget=1.0)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("stamps", type=Path)
-    parser.add_argument("--systems", default="")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=1.0, help="minutes of training of a system, fold and seed")
     parser.add_argument("--limit", type=int, default=0, help="so many stamps only")
-    parser.add_argument("--work", type=Path, help="keep runs here, and go on from what is there")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
     streams, systems, title = SETS[given.set]
     systems = tuple(given.systems.split(",")) if given.systems else systems
     rows = read(given.stamps)[: 2 * given.limit or None]
     split = parts([row["group"] for row in rows], FOLDS)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with workplace(given.work) as work:
 
         def write(fold: int) -> Path:
             kept = [
@@ -115,10 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"relevance by name, queries of one name are drawn together. {given.seeds} seed(s), at most {given.budget:g} "
         f"minutes each, the best epoch by the validation fold. Classes (of {', '.join(BY_CATEGORY)}): categories."
     )
-    path = given.results / "retrieval" / f"stamps_{given.set}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, finite(jsonable(compared(made, f"{title} of unseen stamps (Tux Paint)", about))))
-    print(f"wrote {path}")
+    write_result(
+        given.results, f"retrieval/stamps_{given.set}", compared(made, f"{title} of unseen stamps (Tux Paint)", about)
+    )
 
 
 if __name__ == "__main__":

@@ -10,20 +10,14 @@ have a sound from off screen, and the noise is doubled.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import torch
-from common import kept, rules
+from common import comparison_parser, kept, rules, workplace, write_result
 from vegas_world import made_of_world
 
 import avcl
 from avcl.data.world import PRESETS
-from avcl.files import finite, write_json
-from avcl.types import jsonable
 
 EASY, HARD = PRESETS["retrieval"], PRESETS["retrieval-hard"]
 DIFFICULTIES = {
@@ -39,20 +33,12 @@ SYSTEMS = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--systems", default=",".join(SYSTEMS))
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--budget", type=float, default=0.5, help="minutes of training of a system and seed")
+    parser = comparison_parser(__doc__, systems=",".join(SYSTEMS), seeds=2, budget=0.5)
     parser.add_argument("--clips", type=int, default=3000, help="training clips; half as many to stop and to test by")
-    parser.add_argument("--work", type=Path, help="keep features and runs here, and go on from what is there")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
     counts = {"train": given.clips, "val": given.clips // 4, "test": given.clips // 2}
     made = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with workplace(given.work) as work:
         for name, preset in DIFFICULTIES.items():
             data = made_of_world(work / f"{name}.npz", preset=preset, counts=counts, classes=len(preset.labels))
             how = {"systems": given.systems, "seeds": given.seeds, "budget": given.budget}
@@ -70,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "tables": [table for part in parts.values() for table in part["tables"]],
         "runs": {name: part["runs"] for name, part in parts.items()},
     }
-    write_json(given.results / "retrieval" / "compare_world.json", finite(jsonable(found)))
+    write_result(given.results, "retrieval/compare_world", found)
 
 
 if __name__ == "__main__":

@@ -11,25 +11,22 @@ published table under its own rules; Spearman's correlation of our order with th
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import compared
+from common import compared, comparison_parser, workplace, write_result
 
 import avcl
 from avcl.data import Loader
 from avcl.data.world import PRESETS, Preset, World
 from avcl.encoders.audio import LogMelConv
 from avcl.encoders.segments import CellConv
-from avcl.files import finite, write_json
 from avcl.progress import Progress
 from avcl.seeds import seeded
-from avcl.types import Inputs, jsonable
+from avcl.types import Inputs
 
 SYSTEMS = ("cca", "c_cca", "c_dcca", "zeng2020_tnn_c_cca", "zeng2021_eics", "zhang2021_vae_cca", "semantic_matching")
 COUNTS = {"train": 20_230, "val": 2_252, "test": 5_621}  # a tenth of the training rows to stop by
@@ -97,18 +94,10 @@ def made_of_world(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = comparison_parser(__doc__, systems=",".join(SYSTEMS), seeds=2, budget=2.0)
     parser.add_argument("--share", type=float, default=0.25, help="of the counts of VEGAS")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--budget", type=float, default=2.0, help="minutes of training of a system and seed")
-    parser.add_argument("--systems", default=",".join(SYSTEMS))
-    parser.add_argument("--work", type=Path, help="keep features and runs here, and go on from what is there")
-    parser.add_argument("--results", type=Path, default=Path("results"))
     given = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = given.work or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with workplace(given.work) as work:
         data = made_of_world(work / "features.npz", share=given.share, counts=COUNTS)
         made = avcl.compare(
             data, out=work / "runs", systems=given.systems, seeds=given.seeds, budget=given.budget, progress=True
@@ -119,9 +108,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{SOUND} and {PICTURE} numbers; {given.seeds} seeds, at most {given.budget:g} minutes each, default settings."
     )
     print(made)
-    write_json(
-        given.results / "retrieval" / "vegas_world.json",
-        finite(jsonable(compared(made, "The published VEGAS table, on clips of the world", about, vegas=True))),
+    write_result(
+        given.results,
+        "retrieval/vegas_world",
+        compared(made, "The published VEGAS table, on clips of the world", about, vegas=True),
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -45,3 +48,13 @@ def shared_data() -> Callable[[str], Path]:
 def _cache_of_this_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("AVCL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """``recipe("events")``: that program of recipes/, whose modules are forgotten afterwards."""
+    folder = str(Path(__file__).resolve().parents[1] / "recipes")
+    monkeypatch.syspath_prepend(folder)
+    yield importlib.import_module
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(folder)]:
+        del sys.modules[name]

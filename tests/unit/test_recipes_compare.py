@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from avcl.media import write_audio
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
-
-@pytest.fixture
-def recipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    yield
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
 
 
 def read(path: Path) -> dict:
@@ -33,8 +19,8 @@ def read(path: Path) -> dict:
     return value
 
 
-def test_vegas_world(recipes: None, tmp_path: Path) -> None:
-    module = importlib.import_module("vegas_world")
+def test_vegas_world(recipe, tmp_path: Path) -> None:
+    module = recipe("vegas_world")
     module.COUNTS = {"train": 150, "val": 30, "test": 40}
     given = ["--share", "1", "--seeds", "1", "--systems", "cca,c_cca", "--results", str(tmp_path)]
     module.main([*given, "--work", str(tmp_path / "work")])
@@ -46,7 +32,7 @@ def test_vegas_world(recipes: None, tmp_path: Path) -> None:
         assert len(set(made["label"].tolist())) == module.CLASSES
 
 
-def test_compare_digits(recipes: None, tmp_path: Path) -> None:
+def test_compare_digits(recipe, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "recordings").mkdir()
     np.savez(tmp_path / "mnist_images.npz", images=rng.integers(0, 255, (36, 28, 28)).astype(np.uint8))
@@ -60,6 +46,6 @@ def test_compare_digits(recipes: None, tmp_path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    module = importlib.import_module("compare_digits")
+    module = recipe("compare_digits")
     module.main([str(tmp_path), str(tmp_path), "--systems", "cca,c_cca", "--results", str(tmp_path)])
     assert "1 seed" in read(tmp_path / "retrieval" / "compare_digits.json")["about"]

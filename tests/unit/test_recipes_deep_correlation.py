@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +12,6 @@ import pytest
 
 from avcl import discover
 from avcl.media import write_audio
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def made_up(folder: Path) -> Path:
@@ -41,11 +38,8 @@ def made_up(folder: Path) -> Path:
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    yield importlib.import_module("deep_correlation")
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
+def module(recipe) -> ModuleType:
+    return recipe("deep_correlation")
 
 
 def test_deep_correlation(module: ModuleType, tmp_path: Path) -> None:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
 
 @pytest.fixture
-def ravdess(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    yield importlib.import_module("ravdess")
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
+def ravdess(recipe) -> ModuleType:
+    return recipe("ravdess")
 
 
 def made_up(folder: Path) -> Path:

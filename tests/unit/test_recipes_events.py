@@ -17,14 +17,6 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SMALL = {"epochs": 1, "batch_size": 4, "dim": 8, "widths": (4, 4, 6), "hidden": 4, "units": 4, "frames": 1}
 
 
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    yield importlib.import_module
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
-
-
 def test_full_and_weak_supervision_stand_side_by_side(recipe) -> None:
     module = recipe("events")
     ways = {words: {**SMALL, **settings} for words, settings in module.LEARNING.items()}

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,16 +19,6 @@ from avcl.comparison.statistics import standings
 from avcl.comparison.study import Comparison
 from avcl.data.world import export
 from avcl.media import write_audio, write_image
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    yield importlib.import_module
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
 
 
 def read(path: Path, systems: set[str], tables: int = 1) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,6 @@ from avcl.model import Model
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TINY = {"epochs": 1, "batch_size": 8, "dim": 16, "widths": (8, 16), "heard": (8, 16), "bands": 32}
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-    yield importlib.import_module
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

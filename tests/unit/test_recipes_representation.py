@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,23 +15,10 @@ from avcl import discover
 from avcl.media import write_audio
 from avcl.types import jsonable
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TINY: dict[str, dict[str, Any]] = {
     "patrick2020_gdt": {"epochs": 1, "batch_size": 8, "size": (32, 32), "sound": 16, "hidden": 16, "dim": 8},
     "cheng2020_lla": {"epochs": 1, "batch_size": 8, "widths": (8, 12), "dim": 16, "heads": 2},
 }
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
 
 
 def test_representation(recipe, monkeypatch: pytest.MonkeyPatch) -> None:

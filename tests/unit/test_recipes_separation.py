@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import pytest
 
 from avcl.data.world import World
 from avcl.media import write_video
 from avcl.model import Model
 from avcl.seeds import seeded
 from avcl.systems.zhao2018_sound_of_pixels import SoundOfPixels
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
-
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    yield load
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(RECIPES))]:
-        del sys.modules[name]
 
 
 def test_grid_separation(recipe, tmp_path: Path) -> None:

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import avcl
 from avcl.data.world import World
 from avcl.media import write_video
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
-
-def test_grid_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(RECIPES))
-    module = importlib.import_module("grid_sync")
-    try:
-        rng = np.random.default_rng(0)
-        (tmp_path / "video").mkdir()
-        for i in range(10):
-            sound = 0.1 * rng.normal(size=(24_000, 1)).astype(np.float32)
-            picture = rng.integers(0, 255, (75, 32, 32, 3), dtype=np.uint8)
-            write_video(tmp_path / "video" / f"s{i}.mp4", picture, sound, fps=25, sample_rate=8000)
-        settings = {"size": (16, 16), "side": 16, "channels": 4, "epochs": 1, "batch_size": 2, "sample_rate": 8000}
-        world = World("sync", clips=4, split="train")
-        model = avcl.train("sync_correlation", world, settings={**settings, "size": (16, 16)}, workers=0)
-        model.save(tmp_path / "model")
-        found = module.grid_sync(tmp_path, tmp_path / "model", test=4, settings=settings)
-    finally:
-        for name in ("grid_sync", "common"):
-            sys.modules.pop(name, None)
+def test_grid_sync(recipe, tmp_path: Path) -> None:
+    module = recipe("grid_sync")
+    rng = np.random.default_rng(0)
+    (tmp_path / "video").mkdir()
+    for i in range(10):
+        sound = 0.1 * rng.normal(size=(24_000, 1)).astype(np.float32)
+        picture = rng.integers(0, 255, (75, 32, 32, 3), dtype=np.uint8)
+        write_video(tmp_path / "video" / f"s{i}.mp4", picture, sound, fps=25, sample_rate=8000)
+    settings = {"size": (16, 16), "side": 16, "channels": 4, "epochs": 1, "batch_size": 2, "sample_rate": 8000}
+    world = World("sync", clips=4, split="train")
+    model = avcl.train("sync_correlation", world, settings={**settings, "size": (16, 16)}, workers=0)
+    model.save(tmp_path / "model")
+    found = module.grid_sync(tmp_path, tmp_path / "model", test=4, settings=settings)
     [table] = found["tables"]
     assert {row[0] for row in table["rows"]} == {"faces, known lags", "faces, moved inside", "the world"}
     assert len(table["rows"]) == 3 * len(module.METRICS)

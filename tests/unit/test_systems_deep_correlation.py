@@ -98,8 +98,11 @@ def test_outputs_correlate_in_bases_of_their_own_and_their_cosine_says_nothing(t
         return float(loss), by_class(h, test.label), by_class({n: cca(x, n) for n, x in h.items()}, test.label)
 
     loss, own, common = found()
-    assert own < 0.55 < 0.75 < common
-    # Any invertible matrix behind one of the networks leaves the loss as it is, and the cosine anywhere.
+    # Any invertible matrix behind one of the networks leaves the loss as it is, and the cosine anywhere: what one basis
+    # gives is luck (.17 to .60 over seeds), what bases give on average is little.
+    generator = torch.Generator().manual_seed(0)
+    bases = [torch.linalg.qr(torch.randn(4, 4, generator=generator)).Q for _ in range(8)]
+    assert np.mean([found(mix)[1] for mix in bases]) < 0.45 < 0.75 < common
     turned = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0))).Q
     for mix in (turned, -torch.eye(4)):
         same_loss, other_own, same_common = found(mix)
